@@ -48,25 +48,28 @@ typedef enum innerq_status {
     INNERQ_CUDA_ERROR = 5           /* a launch failed; the message holds CUDA's own words */
 } innerq_status;
 
-typedef enum innerq_mode { /* formulas: SPEC section 4; order of innerq_export.spec.MODES */
-                           INNERQ_SYMMETRIC = 0,
-                           INNERQ_SYMMETRIC_FULL = 1,
-                           INNERQ_ASYMMETRIC = 2,
-                           INNERQ_HYBRID = 3
+/* Formulas: SPEC section 4; order of innerq_export.spec.MODES. */
+typedef enum innerq_mode {
+    INNERQ_SYMMETRIC = 0,
+    INNERQ_SYMMETRIC_FULL = 1,
+    INNERQ_ASYMMETRIC = 2,
+    INNERQ_HYBRID = 3
 } innerq_mode;
 
-typedef enum innerq_key_norm { /* SPEC section 5; order of innerq_export.spec.KEY_NORMS */
-                               INNERQ_KEY_NORM_PREFILL = 0,
-                               INNERQ_KEY_NORM_FOLDED = 1,
-                               INNERQ_KEY_NORM_NONE = 2
+/* SPEC section 5; order of innerq_export.spec.KEY_NORMS. */
+typedef enum innerq_key_norm {
+    INNERQ_KEY_NORM_PREFILL = 0,
+    INNERQ_KEY_NORM_FOLDED = 1,
+    INNERQ_KEY_NORM_NONE = 2
 } innerq_key_norm;
 
 typedef enum innerq_activation { INNERQ_FP16 = 0, INNERQ_BF16 = 1 } innerq_activation;
 
 /* Bits of the sticky word innerq_cache.flags. Kernels only ever set them; the caller clears them. */
-#define INNERQ_FLAG_CAPACITY 1 /* a sequence had no room (or no page): its append was dropped, its cache is unharmed \
-                                */
-#define INNERQ_FLAG_LENGTH 2   /* a negative length, or a new length above S: its append was dropped as well */
+#define INNERQ_FLAG_CAPACITY                                                                                       \
+    1                        /* a sequence had no room (or no page): its append was dropped, its cache is unharmed \
+                              */
+#define INNERQ_FLAG_LENGTH 2 /* a negative length, or a new length above S: its append was dropped as well */
 
 typedef struct innerq_config {
     uint32_t struct_bytes; /* sizeof(innerq_config) */
