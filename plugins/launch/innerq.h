@@ -35,8 +35,8 @@ extern "C" {
 
 #define INNERQ_SPEC_VERSION 1
 #define INNERQ_GROUP 32
-#define INNERQ_MAX_KV_HEADS 16
-#define INNERQ_MAX_QUERY_HEADS 256
+#define INNERQ_MAX_KV_HEADS 1024
+#define INNERQ_MAX_GROUP_HEADS 16
 #define INNERQ_MAX_ATTEND_TOKENS 16
 
 typedef enum innerq_status {
@@ -65,11 +65,12 @@ typedef enum innerq_key_norm {
 
 typedef enum innerq_activation { INNERQ_FP16 = 0, INNERQ_BF16 = 1 } innerq_activation;
 
-/* Bits of the sticky word innerq_cache.flags. Kernels only ever set them; the caller clears them. */
-#define INNERQ_FLAG_CAPACITY                                                                                       \
-    1                        /* a sequence had no room (or no page): its append was dropped, its cache is unharmed \
-                              */
-#define INNERQ_FLAG_LENGTH 2 /* a negative length, or a new length above S: its append was dropped as well */
+/* Bits of the sticky word innerq_cache.flags; such a sequence's append is dropped and its cache left unharmed. Kernels
+ * only ever set bits, the caller clears them. */
+typedef enum innerq_flag {
+    INNERQ_FLAG_CAPACITY = 1, /* no room for a due block, or no page */
+    INNERQ_FLAG_LENGTH = 2    /* a negative length, or a new length above S */
+} innerq_flag;
 
 typedef struct innerq_config {
     uint32_t struct_bytes; /* sizeof(innerq_config) */
@@ -91,7 +92,7 @@ typedef struct innerq_config {
 typedef struct innerq_cache {
     uint32_t struct_bytes;      /* sizeof(innerq_cache) */
     int32_t batch;              /* B >= 1 */
-    int32_t kv_heads;           /* 1 .. 16 */
+    int32_t kv_heads;           /* 1 .. INNERQ_MAX_KV_HEADS */
     int32_t capacity_blocks;    /* NB >= 0 */
     void *window_B2HkvWD;       /* activation dtype; [:, 0] keys after RoPE, [:, 1] values */
     void *blocks;               /* records: [B, Hkv, NB], or a pool [pages, Hkv, page_blocks] with block_table */
@@ -178,9 +179,9 @@ INNERQ_API innerq_status innerq_append(const innerq_config *config, const innerq
 /* ---- Attend (SPEC section 7) ----------------------------------------------------------------------------------- */
 
 typedef struct innerq_attend_args {
-    uint32_t struct_bytes;        /* sizeof(innerq_attend_args) */
-    int32_t query_heads;          /* Hq: 1 .. 16 times Hkv; query head h reads KV head h / (Hq / Hkv) */
-    int32_t tokens;               /* S: 1 .. 16 for innerq_attend, any S >= 1 for innerq_prefill */
+    uint32_t struct_bytes; /* sizeof(innerq_attend_args) */
+    int32_t query_heads;   /* Hq: 1 .. INNERQ_MAX_GROUP_HEADS times Hkv; query head h reads KV head h / (Hq / Hkv) */
+    int32_t tokens;        /* S: 1 .. INNERQ_MAX_ATTEND_TOKENS for innerq_attend, any S >= 1 for innerq_prefill */
     innerq_tokens query_BHqSD;    /* only read */
     innerq_tokens key_BHkvSD;     /* the new tokens, in full precision, as given to append; only read */
     innerq_tokens value_BHkvSD;   /* only read */
