@@ -4,7 +4,7 @@
 #include <cstddef>
 
 #include "innerq.h"
-#include "params.h"
+#include "innerq/params.cuh"
 
 namespace innerq {
 

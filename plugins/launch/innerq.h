@@ -228,9 +228,10 @@ typedef struct innerq_dequantise_args {
 INNERQ_API innerq_status innerq_dequantise(const innerq_config *config, const innerq_cache *cache,
                                            const innerq_dequantise_args *args, void *stream);
 
-/* The `logical` layout of the same blocks (SPEC section 7). Codes of the symmetric modes are signed, those of the
- * asymmetric ones 0 .. 2^b - 1 (8 bits: the same byte read as int8). `hybrid`: sign bit of the scale set = asymmetric.
- * Zeros may be NULL where the mode has none. */
+/* The `logical` layout of the same blocks (SPEC section 7). In every mode the int8 code is the stored (offset) code of
+ * the record minus 2^(b-1): the signed code of the symmetric modes, code - 2^(b-1) of the asymmetric ones, so that 8
+ * bits fit (decided by the lead; the torch reference and the ONNX functions do the same). `hybrid`: sign bit of the
+ * scale set = asymmetric. Zeros may be NULL where the mode has none. */
 typedef struct innerq_logical {
     uint32_t struct_bytes; /* sizeof(innerq_logical) */
     int8_t *key_codes_BHkvNB32D;

@@ -1,5 +1,5 @@
-// What the kernels are given: the C structs of innerq.h after checking, flattened and passed by value.
-// Plain C++17, no CUDA, no TensorRT: host and device builds share it.
+// What kernels are given, by value: the C structs of innerq.h after checking. One struct per operation.
+// Plain C++17 on raw pointers, shared by host and device builds.
 #pragma once
 
 #include <cstdint>

@@ -1,0 +1,134 @@
+// One source for host and device: the arithmetic of SPEC section 4 as operations that round once, on every compiler.
+// Host code must be built with -ffp-contract=off and without -ffast-math.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#ifdef __CUDACC__
+#include <cuda_fp16.h>
+#define INNERQ_HD __host__ __device__
+#define INNERQ_UNROLL _Pragma("unroll")
+#else
+#define INNERQ_HD
+#define INNERQ_UNROLL
+#endif
+
+namespace innerq {
+
+constexpr int kGroup = 32;
+
+// IEEE fp32, round to nearest even, never contracted into a fused multiply-add.
+namespace ieee {
+
+INNERQ_HD inline float add(float a, float b) {
+#ifdef __CUDA_ARCH__
+    return __fadd_rn(a, b);
+#else
+    return a + b;
+#endif
+}
+
+INNERQ_HD inline float subtract(float a, float b) {
+    return add(a, -b);
+}
+
+INNERQ_HD inline float multiply(float a, float b) {
+#ifdef __CUDA_ARCH__
+    return __fmul_rn(a, b);
+#else
+    return a * b;
+#endif
+}
+
+INNERQ_HD inline float divide(float a, float b) {
+#ifdef __CUDA_ARCH__
+    return __fdiv_rn(a, b);
+#else
+    return a / b;
+#endif
+}
+
+INNERQ_HD inline float square_root(float a) {
+#ifdef __CUDA_ARCH__
+    return __fsqrt_rn(a);
+#else
+    return std::sqrt(a);
+#endif
+}
+
+// To the nearest integer, half to even.
+INNERQ_HD inline float round_even(float a) {
+#ifdef __CUDA_ARCH__
+    return rintf(a);
+#else
+    return std::nearbyint(a);
+#endif
+}
+
+}  // namespace ieee
+
+INNERQ_HD inline uint32_t float_bits(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+INNERQ_HD inline float bits_float(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+// fp32 -> fp16 bits, half to even, subnormals kept, overflow to infinity, NaN to 0x7fff (as CUDA).
+INNERQ_HD inline uint16_t to_half(float value) {
+#ifdef __CUDA_ARCH__
+    return __half_as_ushort(__float2half_rn(value));
+#else
+    const uint32_t bits = float_bits(value);
+    const uint32_t sign = (bits >> 16) & 0x8000u;
+    const uint32_t magnitude = bits & 0x7fffffffu;
+    if (magnitude > 0x7f800000u) return 0x7fffu;
+    if (magnitude >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);
+    if (magnitude < 0x38800000u) {  // below 2^-14: adding 0.5 leaves the value in units of 2^-24, rounded half to even
+        const float shifted = bits_float(magnitude) + 0.5f;
+        return static_cast<uint16_t>(sign | (float_bits(shifted) - 0x3f000000u));
+    }
+    const uint32_t odd = (magnitude >> 13) & 1u;
+    return static_cast<uint16_t>(sign | ((magnitude - 0x38000000u + 0xfffu + odd) >> 13));
+#endif
+}
+
+INNERQ_HD inline float from_half(uint16_t half) {
+#ifdef __CUDA_ARCH__
+    return __half2float(__ushort_as_half(half));
+#else
+    const uint32_t sign = (half & 0x8000u) << 16;
+    const uint32_t magnitude = half & 0x7fffu;
+    if (magnitude >= 0x7c00u) return bits_float(sign | 0x7f800000u | ((magnitude & 0x3ffu) << 13));
+    if (magnitude >= 0x0400u) return bits_float(sign | ((magnitude << 13) + 0x38000000u));
+    return bits_float(sign | float_bits(static_cast<float>(magnitude) * 0x1p-24f));
+#endif
+}
+
+// fp32 -> bf16 bits, half to even, NaN stays NaN.
+INNERQ_HD inline uint16_t to_bfloat(float value) {
+    const uint32_t bits = float_bits(value);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fffu;
+    return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+INNERQ_HD inline float from_bfloat(uint16_t bfloat) {
+    return bits_float(static_cast<uint32_t>(bfloat) << 16);
+}
+
+// Activations: fp16 or bf16 bits.
+INNERQ_HD inline float from_activation(uint16_t bits, bool bf16) {
+    return bf16 ? from_bfloat(bits) : from_half(bits);
+}
+INNERQ_HD inline uint16_t to_activation(float value, bool bf16) {
+    return bf16 ? to_bfloat(value) : to_half(value);
+}
+
+}  // namespace innerq
