@@ -1,0 +1,52 @@
+"""What a backend is: something that turns an ONNX model in an engine folder into what a runtime loads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from innerq_export.artifacts import OnnxModel
+from innerq_export.engine.profiles import Profile
+from innerq_export.progress import Step
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What a user may choose about a TensorRT build.
+
+    `compute_capabilities`: cards such as '8.9' that a TensorRT-RTX engine is for; empty means the backend's default.
+    `plugin_library`: libinnerq_trt.so for the `tensorrt` backend; None searches the usual places.
+    `timing_cache`: a file that TensorRT's kernel timings are read from and written to; None keeps none.
+    """
+
+    compute_capabilities: tuple[str, ...] = ()
+    plugin_library: Path | None = None
+    timing_cache: Path | None = None
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a backend made: its files, the libraries it was built with, and what else its runtime must know."""
+
+    files: tuple[str, ...]
+    versions: dict[str, str]
+    details: dict[str, Any] = field(default_factory=dict)
+    aliases: tuple[tuple[str, str], ...] = ()
+
+
+class Backend(Protocol):
+    """One way to run an engine folder. `lowering` is the form of ONNX that it reads."""
+
+    name: str
+    lowering: str
+    install: str
+
+    def refusal(self) -> str | None:
+        """Return why this machine cannot build for the backend, or None when it can."""
+
+    def build(
+        self, model: OnnxModel, folder: Path, profiles: Sequence[Profile], options: BuildOptions, step: Step
+    ) -> Built:
+        """Write the backend's files into `folder`. Raises UserError; KeyboardInterrupt leaves no file behind."""

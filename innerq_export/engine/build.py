@@ -1,0 +1,131 @@
+"""ONNX model -> engine: ONNX Runtime's artefact always, the chosen backend's beside it, and the manifest over both."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from innerq_export import __version__
+from innerq_export.artifacts import Checkpoint, Engine, OnnxModel
+from innerq_export.engine.base import Backend, BuildOptions, Built
+from innerq_export.engine.files import entries_of
+from innerq_export.engine.folder import write_manifest
+from innerq_export.engine.manifest import Manifest
+from innerq_export.engine.onnxruntime import OnnxRuntimeBackend
+from innerq_export.engine.profiles import Profile, largest
+from innerq_export.engine.resolve import resolve
+from innerq_export.engine.versions import installed_versions
+from innerq_export.errors import ConfigError
+from innerq_export.progress import Progress, Silent
+
+MODEL_FILES = ("config.json", "generation_config.json")
+
+
+def build_engine(
+    model: OnnxModel,
+    folder: Path,
+    backend: str,
+    profiles: Sequence[Profile],
+    progress: Progress | None = None,
+    *,
+    checkpoint: Checkpoint | None = None,
+    plugin_model: OnnxModel | None = None,
+    options: BuildOptions | None = None,
+) -> Engine:
+    """Complete the folder in which `model` (native lowering) lies, and return it as an engine that is not ready yet.
+
+    `backend`: a name of `resolve.BACKENDS` or 'auto'; `plugin_model`: the plugin lowering in the same folder, which
+    only backend 'tensorrt' needs; `checkpoint`: gives tokenizer files, config.json and the name for the manifest.
+    Use inside `folder.staging`, so that nothing half-built stays. Raises UserError and KeyboardInterrupt.
+    """
+    chosen, options, progress = resolve(backend), options or BuildOptions(), progress or Silent()
+    _check_place(model, folder)
+    made = {"onnxruntime": _build(OnnxRuntimeBackend(), model, folder, profiles, options, progress)}
+    if chosen.name != "onnxruntime":
+        made[chosen.name] = _build(chosen, _pick(chosen, model, plugin_model), folder, profiles, options, progress)
+    if checkpoint is not None:
+        copy_model_files(checkpoint, folder)
+    with progress.stage("writing the manifest"):
+        manifest = _manifest(model, folder, profiles, made, checkpoint)
+        write_manifest(folder, manifest)
+    return Engine(folder, manifest.to_dict())
+
+
+def copy_model_files(checkpoint: Checkpoint, folder: Path) -> None:
+    """Copy config and tokenizer files into the folder: what `run` needs beside the model."""
+    configs = [checkpoint.folder / name for name in MODEL_FILES]
+    for path in [*configs, *checkpoint.tokenizer_files]:
+        if path.is_file():
+            shutil.copyfile(path, folder / path.name)
+
+
+def _build(
+    backend: Backend,
+    model: OnnxModel,
+    folder: Path,
+    profiles: Sequence[Profile],
+    options: BuildOptions,
+    progress: Progress,
+) -> Built:
+    with progress.stage(f"building for {backend.name}") as step:
+        return backend.build(model, folder, profiles, options, step)
+
+
+def _pick(backend: Backend, model: OnnxModel, plugin_model: OnnxModel | None) -> OnnxModel:
+    picked = plugin_model if backend.lowering == "plugin" else model
+    if picked is None or picked.lowering != backend.lowering:
+        raise ConfigError(
+            f"backend '{backend.name}' needs the {backend.lowering} lowering",
+            expected=f"an ONNX model of lowering '{backend.lowering}'",
+            got="none" if picked is None else picked.lowering,
+            fix=f"rewrite the graph with lowering='{backend.lowering}' and pass it to build_engine",
+        )
+    return picked
+
+
+def _check_place(model: OnnxModel, folder: Path) -> None:
+    if model.lowering != "native":
+        raise ConfigError("ONNX Runtime needs the native lowering", expected="native", got=model.lowering)
+    if model.path.parent.resolve() != folder.resolve():
+        raise ConfigError("the model lies outside the engine folder", expected=folder, got=model.path.parent)
+
+
+def _manifest(
+    model: OnnxModel,
+    folder: Path,
+    profiles: Sequence[Profile],
+    made: dict[str, Built],
+    checkpoint: Checkpoint | None,
+) -> Manifest:
+    max_batch, max_context, _ = largest(profiles)
+    return Manifest(
+        tool_version=__version__,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        source=checkpoint.source if checkpoint else model.path.name,
+        source_digest=checkpoint.digest if checkpoint else model.digest,
+        notes=checkpoint.notes if checkpoint else (),
+        lowering=model.lowering,
+        dtype=model.dtype,
+        model=model.shape,
+        cache=model.cache,
+        max_batch=max_batch,
+        max_context=max_context,
+        versions=installed_versions(),
+        backends={name: _record(built, profiles) for name, built in made.items()},
+        files=entries_of(folder),
+        aliases=tuple(pair for built in made.values() for pair in built.aliases),
+    )
+
+
+def _record(built: Built, profiles: Sequence[Profile]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "files": list(built.files),
+        "versions": built.versions,
+        "profiles": [asdict(profile) for profile in profiles],
+        **built.details,
+    }

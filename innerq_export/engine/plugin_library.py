@@ -1,0 +1,82 @@
+"""libinnerq_trt.so: where it is looked for, what its build stamp says, and how TensorRT's registry takes it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from innerq_export.errors import EnvironmentMismatchError
+from innerq_export.spec import SPEC_VERSION
+
+LIBRARY_NAME = "libinnerq_trt.so"
+ENVIRONMENT = "INNERQ_PLUGIN_LIBRARY"
+_FIX = "innerq-export plugin build, or name the file in the environment variable " + ENVIRONMENT
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What `innerq_build_info` of plugins/launch/innerq.h says about a library."""
+
+    spec_version: int
+    git_hash: str
+    architectures: str
+
+
+class _Build(ctypes.Structure):
+    _fields_ = (
+        ("struct_bytes", ctypes.c_uint32),
+        ("spec_version", ctypes.c_int32),
+        ("cuda_version", ctypes.c_int32),
+        ("git_hash", ctypes.c_char_p),
+        ("architectures", ctypes.c_char_p),
+    )
+
+
+def find_library(named: Path | None) -> Path:
+    """Return the plugin library: the one `named`, else that of the environment variable, else the checkout's build.
+
+    Raises EnvironmentMismatchError that lists where it was looked for.
+    """
+    places = [named] if named else _usual_places()
+    for place in places:
+        if place.is_file():
+            return place
+    raise EnvironmentMismatchError(
+        "the InnerQ plugin library is missing", expected=" or ".join(map(str, places)), got="no such file", fix=_FIX
+    )
+
+
+def stamp_of(library: Path) -> Stamp:
+    """Return the build stamp. EnvironmentMismatchError if the file is no InnerQ library or is of another contract."""
+    build = _Build(struct_bytes=ctypes.sizeof(_Build))
+    try:
+        status = ctypes.CDLL(str(library)).innerq_build_info(ctypes.byref(build))
+    except (OSError, AttributeError) as error:
+        raise EnvironmentMismatchError(f"{library} is no InnerQ plugin library", got=error, fix=_FIX) from error
+    if status != 0 or build.spec_version != SPEC_VERSION:
+        raise EnvironmentMismatchError(
+            f"{library} implements another contract",
+            expected=f"spec version {SPEC_VERSION} (this innerq-export)",
+            got=f"spec version {build.spec_version}",
+            fix=_FIX,
+        )
+    return Stamp(build.spec_version, build.git_hash.decode(), build.architectures.decode())
+
+
+def register(trt: Any, library: Path) -> None:
+    """Load the library into the plugin registry of TensorRT module `trt`; never call it for tensorrt_rtx."""
+    if trt.get_plugin_registry().load_library(str(library)) is None:
+        raise EnvironmentMismatchError(
+            f"TensorRT {trt.__version__} did not take {library}",
+            expected="a library with getCreators and setLoggerFinder, built for this major version",
+            fix=_FIX,
+        )
+
+
+def _usual_places() -> list[Path]:
+    named = os.environ.get(ENVIRONMENT)
+    checkout = Path(__file__).resolve().parents[2] / "plugins" / "build" / LIBRARY_NAME
+    return [Path(named)] if named else [checkout]

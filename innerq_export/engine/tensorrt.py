@@ -1,0 +1,61 @@
+"""TensorRT 10 and 11: the same builder as TensorRT-RTX, with the InnerQ plugin and aliased cache tensors."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from innerq_export.artifacts import OnnxModel
+from innerq_export.engine.base import BuildOptions, Built
+from innerq_export.engine.builder import build_plan
+from innerq_export.engine.plugin_library import find_library, register, stamp_of
+from innerq_export.engine.profiles import Profile
+from innerq_export.engine.tensorrt_rtx import PLAN_NAME
+from innerq_export.engine.versions import release, version_of
+from innerq_export.progress import Step
+
+
+class TensorRtBackend:
+    """Full TensorRT with libinnerq_trt.so. The library is copied into the folder: engine and plugin travel together."""
+
+    name = "tensorrt"
+    lowering = "plugin"
+    install = "pip install 'innerq-export[tensorrt]' (from NVIDIA's index), on a machine with an NVIDIA GPU"
+
+    def refusal(self) -> str | None:
+        """Return why TensorRT cannot build here, or None."""
+        version = version_of("tensorrt")
+        if version is None:
+            return "the package tensorrt is not installed"
+        if not (10, 16) <= release(version) < (12, 0):
+            return f"tensorrt {version} is not supported: 10.16 to 11.x is"
+        return None
+
+    def build(
+        self, model: OnnxModel, folder: Path, profiles: Sequence[Profile], options: BuildOptions, step: Step
+    ) -> Built:
+        """Write model.engine for the GPU at hand, and the plugin library beside it."""
+        import tensorrt
+
+        library = find_library(options.plugin_library)
+        stamp = stamp_of(library)
+        register(tensorrt, library)
+
+        def configure(config: Any) -> None:
+            config.set_preview_feature(tensorrt.PreviewFeature.ALIASED_PLUGIN_IO_10_03, True)
+
+        build_plan(tensorrt, model.path, folder / PLAN_NAME, profiles, configure, options, step)
+        shutil.copy2(library, folder / library.name)
+        versions = {"tensorrt": tensorrt.__version__, "libinnerq_trt": stamp.git_hash}
+        details = {"plugin_library": library.name, "plugin_architectures": stamp.architectures}
+        return Built((PLAN_NAME, library.name), versions, details, aliases=cache_aliases(model))
+
+
+def cache_aliases(model: OnnxModel) -> tuple[tuple[str, str], ...]:
+    """Return (past, present) of every cache tensor: in the plugin lowering the two are one buffer."""
+    import onnx
+
+    names = [value.name for value in onnx.load(model.path, load_external_data=False).graph.output]
+    return tuple((name.replace("present_", "past_", 1), name) for name in names if name.startswith("present_"))
