@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -41,16 +42,15 @@ def build_engine(
     only backend 'tensorrt' needs; `checkpoint`: gives tokenizer files, config.json and the name for the manifest.
     Use inside `folder.staging`, so that nothing half-built stays. Raises UserError and KeyboardInterrupt.
     """
-    chosen, options, progress = resolve(backend), options or BuildOptions(), progress or Silent()
+    chosen, options, report = resolve(backend), options or BuildOptions(), progress or Silent()
     _check_place(model, folder)
-    made = {"onnxruntime": _build(OnnxRuntimeBackend(), model, folder, profiles, options, progress)}
+    made = {"onnxruntime": _build(OnnxRuntimeBackend(), model, folder, profiles, options, report)}
     if chosen.name != "onnxruntime":
-        made[chosen.name] = _build(chosen, _pick(chosen, model, plugin_model), folder, profiles, options, progress)
+        made[chosen.name] = _build(chosen, _pick(chosen, model, plugin_model), folder, profiles, options, report)
     if checkpoint is not None:
         copy_model_files(checkpoint, folder)
-    with progress.stage("writing the manifest"):
-        manifest = _manifest(model, folder, profiles, made, checkpoint)
-        write_manifest(folder, manifest)
+    manifest = _manifest(model, folder, profiles, made, checkpoint)
+    write_manifest(folder, manifest)
     return Engine(folder, manifest.to_dict())
 
 
@@ -121,8 +121,6 @@ def _manifest(
 
 
 def _record(built: Built, profiles: Sequence[Profile]) -> dict[str, Any]:
-    from dataclasses import asdict
-
     return {
         "files": list(built.files),
         "versions": built.versions,

@@ -1,4 +1,4 @@
-"""TensorRT-RTX: standard ops only; builds without a GPU; never has a plugin library loaded (that aborts the process)."""
+"""TensorRT-RTX: standard ops only; builds without a GPU; never has a plugin library loaded (that aborts it)."""
 
 from __future__ import annotations
 

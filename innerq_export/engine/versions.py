@@ -24,5 +24,5 @@ def installed_versions() -> dict[str, str]:
 
 def release(version: str) -> tuple[int, int]:
     """Return (major, minor) of a version such as '1.31.1'; the part that decides compatibility here."""
-    major, minor = (version.split(".") + ["0"])[:2]
-    return int(major), int(minor)
+    major, _, rest = version.partition(".")
+    return int(major), int(rest.partition(".")[0] or 0)
