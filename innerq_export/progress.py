@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
@@ -17,13 +17,8 @@ class Step(Protocol):
 class Progress(Protocol):
     """A place where stages appear one after another."""
 
-    def stage(self, name: str) -> _StepContext:
+    def stage(self, name: str) -> AbstractContextManager[Step]:
         """Open a stage; use as `with progress.stage("exporting") as step:`."""
-
-
-class _StepContext(Protocol):
-    def __enter__(self) -> Step: ...
-    def __exit__(self, *args: object) -> bool | None: ...
 
 
 class _SilentStep:
