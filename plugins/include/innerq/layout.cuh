@@ -40,47 +40,47 @@
 
 namespace innerq {
 
-inline constexpr int kGroup = 32;          // tokens of a block, and elements of a quantisation group
+inline constexpr int kGroup = 32;  // tokens of a block, and elements of a quantisation group
 inline constexpr int kLayoutVersion = 1;
 
 // Byte offsets of a record's parts; a part that the mode does not have has offset -1. bytes % 16 == 0.
 struct RecordLayout {
-  int tiles, key_bits, value_bits;
-  int key_codes, key_scales, value_codes, value_scales, value_zeros, key_zeros, bytes;
+    int tiles, key_bits, value_bits;
+    int key_codes, key_scales, value_codes, value_scales, value_zeros, key_zeros, bytes;
 };
 
 // head_dim 64, 128, 256; bits 2, 3, 4, 8; zeros are stored by the modes asymmetric and hybrid.
 INNERQ_HD constexpr RecordLayout record_layout(int head_dim, int key_bits, bool key_zeros, int value_bits,
                                                bool value_zeros) {
-  RecordLayout r{};
-  r.tiles = head_dim / kGroup;
-  r.key_bits = key_bits;
-  r.value_bits = value_bits;
-  const int scales = 64 * r.tiles;
-  int at = 0;
-  r.key_codes = at;
-  r.key_scales = at += 128 * key_bits * r.tiles;
-  r.value_codes = at += scales;
-  r.value_scales = at += 128 * value_bits * r.tiles;
-  at += scales;
-  r.value_zeros = value_zeros ? at : -1;
-  at += value_zeros ? scales : 0;
-  r.key_zeros = key_zeros ? at : -1;
-  at += key_zeros ? scales : 0;
-  r.bytes = at;
-  return r;
+    RecordLayout r{};
+    r.tiles = head_dim / kGroup;
+    r.key_bits = key_bits;
+    r.value_bits = value_bits;
+    const int scales = 64 * r.tiles;
+    int at = 0;
+    r.key_codes = at;
+    r.key_scales = at += 128 * key_bits * r.tiles;
+    r.value_codes = at += scales;
+    r.value_scales = at += 128 * value_bits * r.tiles;
+    at += scales;
+    r.value_zeros = value_zeros ? at : -1;
+    at += value_zeros ? scales : 0;
+    r.key_zeros = key_zeros ? at : -1;
+    at += key_zeros ? scales : 0;
+    r.bytes = at;
+    return r;
 }
 
 // Place of one code in fragment order (see above).
 struct Slot {
-  int lane, sub, cls, half;
+    int lane, sub, cls, half;
 };
 
 INNERQ_HD constexpr Slot key_slot(int token, int channel) {
-  return {4 * (token & 7) + (channel >> 3), token >> 3, (channel >> 1) & 3, channel & 1};
+    return {4 * (token & 7) + (channel >> 3), token >> 3, (channel >> 1) & 3, channel & 1};
 }
 INNERQ_HD constexpr Slot value_slot(int channel, int token) {
-  return {4 * (channel >> 2) + ((token >> 1) & 3), channel & 3, token >> 3, token & 1};
+    return {4 * (channel >> 2) + ((token >> 1) & 3), channel & 3, token >> 3, token & 1};
 }
 INNERQ_HD constexpr int key_slot_token(int lane, int sub) { return 8 * sub + (lane >> 2); }
 INNERQ_HD constexpr int key_slot_channel(int lane, int cls, int half) { return 8 * (lane & 3) + 2 * cls + half; }
@@ -89,19 +89,19 @@ INNERQ_HD constexpr int value_slot_token(int lane, int cls, int half) { return 8
 
 // Word among the lane's words of one tile, and bit 0..15 within the half.
 struct BitPlace {
-  int word, bit;
+    int word, bit;
 };
 
 // Where bit i of the code in (cls, sub) lies.
 INNERQ_HD constexpr BitPlace bit_place(int bits, int cls, int sub, int i) {
-  if (bits != 3) {
-    const int fields = 16 / bits, index = 4 * sub + cls;
-    return {index / fields, bits * (index % fields) + i};
-  }
-  if (cls == 3) return {1 + (sub & 1), 9 + 3 * (sub >> 1) + i};
-  if (sub < 3) return {sub, 3 * cls + i};
-  if (cls < 2) return {0, 9 + 3 * cls + i};
-  return {i, 15};
+    if (bits != 3) {
+        const int fields = 16 / bits, index = 4 * sub + cls;
+        return {index / fields, bits * (index % fields) + i};
+    }
+    if (cls == 3) return {1 + (sub & 1), 9 + 3 * (sub >> 1) + i};
+    if (sub < 3) return {sub, 3 * cls + i};
+    if (cls < 2) return {0, 9 + 3 * cls + i};
+    return {i, 15};
 }
 
 // Right shift that brings the high fields of word `w` of a tile into the 11 linear bits of fp16.
@@ -109,40 +109,41 @@ INNERQ_HD constexpr int shift_of(int bits, int w) { return bits == 3 && w == 0 ?
 
 // Bit position of the field as an fp16 number: the code counts as v 2^(position - 24).
 INNERQ_HD constexpr int position(int bits, int cls, int sub) {
-  if (bits == 3) return cls < 3 ? 3 * cls : 1 + 3 * (sub >> 1);
-  return (bits * cls) & 7;
+    if (bits == 3) return cls < 3 ? 3 * cls : 1 + 3 * (sub >> 1);
+    return (bits * cls) & 7;
 }
 INNERQ_HD constexpr int max_position(int bits) { return bits == 8 ? 0 : bits == 4 ? 4 : 6; }
 
 // Index, in 32-bit words from the start of a code part, of word w of `lane` and `tile`.
 INNERQ_HD constexpr int code_word(int tiles, int bits, int tile, int lane, int w) {
-  const int n = tile * bits + w, chunk = n / 4, left = tiles * bits - 4 * chunk;
-  return 128 * chunk + lane * (left < 4 ? left : 4) + n % 4;
+    const int n = tile * bits + w, chunk = n / 4, left = tiles * bits - 4 * chunk;
+    return 128 * chunk + lane * (left < 4 ? left : 4) + n % 4;
 }
 
 // Index, in fp16 numbers from the start of a scale or zero part; row group g and sub as in Slot.
 INNERQ_HD constexpr int scale_index(int tiles, int tile, int g, int sub) { return 4 * (tiles * g + tile) + sub; }
 INNERQ_HD constexpr int key_scale_index(int tiles, int tile, int token) {
-  return scale_index(tiles, tile, token & 7, token >> 3);
+    return scale_index(tiles, tile, token & 7, token >> 3);
 }
 INNERQ_HD constexpr int value_scale_index(int tiles, int channel) {
-  return scale_index(tiles, channel >> 5, (channel & 31) >> 2, channel & 3);
+    return scale_index(tiles, channel >> 5, (channel & 31) >> 2, channel & 3);
 }
 
-// Reads and writes one stored code (0 .. 2^bits - 1) of a code part; any bits, slow and plain. `put_code` needs zeroed words.
+// Reads and writes one stored code (0 .. 2^bits - 1) of a code part; any bits, slow and plain. `put_code` needs zeroed
+// words.
 INNERQ_HD inline uint32_t get_code(const uint32_t *part, int tiles, int bits, int tile, Slot s) {
-  uint32_t code = 0;
-  for (int i = 0; i < bits; ++i) {
-    const BitPlace p = bit_place(bits, s.cls, s.sub, i);
-    code |= ((part[code_word(tiles, bits, tile, s.lane, p.word)] >> (p.bit + 16 * s.half)) & 1u) << i;
-  }
-  return code;
+    uint32_t code = 0;
+    for (int i = 0; i < bits; ++i) {
+        const BitPlace p = bit_place(bits, s.cls, s.sub, i);
+        code |= ((part[code_word(tiles, bits, tile, s.lane, p.word)] >> (p.bit + 16 * s.half)) & 1u) << i;
+    }
+    return code;
 }
 INNERQ_HD inline void put_code(uint32_t *part, int tiles, int bits, int tile, Slot s, uint32_t code) {
-  for (int i = 0; i < bits; ++i) {
-    const BitPlace p = bit_place(bits, s.cls, s.sub, i);
-    part[code_word(tiles, bits, tile, s.lane, p.word)] |= ((code >> i) & 1u) << (p.bit + 16 * s.half);
-  }
+    for (int i = 0; i < bits; ++i) {
+        const BitPlace p = bit_place(bits, s.cls, s.sub, i);
+        part[code_word(tiles, bits, tile, s.lane, p.word)] |= ((code >> i) & 1u) << (p.bit + 16 * s.half);
+    }
 }
 
 }  // namespace innerq

@@ -6,18 +6,16 @@
 #include <cstdint>
 #include <cstring>
 
+#include "innerq/layout.cuh"  // INNERQ_HD, kGroup
+
 #ifdef __CUDACC__
 #include <cuda_fp16.h>
-#define INNERQ_HD __host__ __device__
 #define INNERQ_UNROLL _Pragma("unroll")
 #else
-#define INNERQ_HD
 #define INNERQ_UNROLL
 #endif
 
 namespace innerq {
-
-constexpr int kGroup = 32;
 
 // IEEE fp32, round to nearest even, never contracted into a fused multiply-add.
 namespace ieee {
@@ -30,9 +28,7 @@ INNERQ_HD inline float add(float a, float b) {
 #endif
 }
 
-INNERQ_HD inline float subtract(float a, float b) {
-    return add(a, -b);
-}
+INNERQ_HD inline float subtract(float a, float b) { return add(a, -b); }
 
 INNERQ_HD inline float multiply(float a, float b) {
 #ifdef __CUDA_ARCH__
@@ -119,16 +115,10 @@ INNERQ_HD inline uint16_t to_bfloat(float value) {
     return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
-INNERQ_HD inline float from_bfloat(uint16_t bfloat) {
-    return bits_float(static_cast<uint32_t>(bfloat) << 16);
-}
+INNERQ_HD inline float from_bfloat(uint16_t bfloat) { return bits_float(static_cast<uint32_t>(bfloat) << 16); }
 
 // Activations: fp16 or bf16 bits.
-INNERQ_HD inline float from_activation(uint16_t bits, bool bf16) {
-    return bf16 ? from_bfloat(bits) : from_half(bits);
-}
-INNERQ_HD inline uint16_t to_activation(float value, bool bf16) {
-    return bf16 ? to_bfloat(value) : to_half(value);
-}
+INNERQ_HD inline float from_activation(uint16_t bits, bool bf16) { return bf16 ? from_bfloat(bits) : from_half(bits); }
+INNERQ_HD inline uint16_t to_activation(float value, bool bf16) { return bf16 ? to_bfloat(value) : to_half(value); }
 
 }  // namespace innerq

@@ -13,9 +13,7 @@ struct GroupScale {
     uint16_t scale, zero;
 };
 
-INNERQ_HD constexpr bool has_zeros(int mode) {
-    return mode == kAsymmetric || mode == kHybrid;
-}
+INNERQ_HD constexpr bool has_zeros(int mode) { return mode == kAsymmetric || mode == kHybrid; }
 
 // Scale and range of one mode for one group: value = code * scale + zero, code in [lowest, highest].
 struct GroupFit {
@@ -38,15 +36,15 @@ INNERQ_HD inline GroupFit fit_symmetric_full(const float (&x)[kGroup], int bits)
     return {from_half(to_half(ieee::divide(-first_largest, steps))), 0.0f, -steps, steps - 1.0f};
 }
 
-// Adding +0 makes scale and zero of groups of signed zeros independent of the order of a minimum.
+// Scale and zero are never -0 here: which zero a minimum of signed zeros returns is nobody's promise.
 INNERQ_HD inline GroupFit fit_asymmetric(const float (&x)[kGroup], int bits) {
     float low = x[0], high = x[0];
     INNERQ_UNROLL
     for (int i = 1; i < kGroup; ++i) low = fminf(low, x[i]), high = fmaxf(high, x[i]);
-    low = ieee::add(low, 0.0f);
     const float highest = static_cast<float>((1 << bits) - 1);
-    const float range = ieee::subtract(high, low);
-    return {from_half(to_half(ieee::divide(range, highest))), from_half(to_half(low)), 0.0f, highest};
+    const float range = ieee::add(ieee::subtract(high, low), 0.0f);
+    const float zero = ieee::add(from_half(to_half(low)), 0.0f);
+    return {from_half(to_half(ieee::divide(range, highest))), zero, 0.0f, highest};
 }
 
 // Code of one value; 0 for a zero scale. NaN ends at `lowest`, so a code is always in range.
@@ -72,8 +70,8 @@ INNERQ_HD inline float error_sum(const float (&x)[kGroup], const GroupFit &fit) 
     return error[0];
 }
 
-// Quantises x in place of codes: `stored[i]` is code + 2^(bits-1) for symmetric groups and code for asymmetric ones.
-INNERQ_HD inline GroupScale quantise_group(const float (&x)[kGroup], int bits, int mode, uint8_t (&stored)[kGroup]) {
+// Codes and scale of x. `stored[i]` is code + 2^(bits-1) for symmetric groups and code for asymmetric ones.
+INNERQ_HD inline GroupScale quantise_group(const float (&x)[kGroup], int bits, int mode, uint32_t (&stored)[kGroup]) {
     GroupFit fit = mode == kSymmetricFull ? fit_symmetric_full(x, bits)
                    : mode == kAsymmetric  ? fit_asymmetric(x, bits)
                                           : fit_symmetric(x, bits);
@@ -85,7 +83,7 @@ INNERQ_HD inline GroupScale quantise_group(const float (&x)[kGroup], int bits, i
     }
     const float offset = asymmetric ? 0.0f : static_cast<float>(1 << (bits - 1));
     INNERQ_UNROLL
-    for (int i = 0; i < kGroup; ++i) stored[i] = static_cast<uint8_t>(static_cast<int>(code_of(x[i], fit) + offset));
+    for (int i = 0; i < kGroup; ++i) stored[i] = static_cast<uint32_t>(code_of(x[i], fit) + offset);
     const uint16_t sign = mode == kHybrid && asymmetric ? 0x8000u : 0u;
     return {static_cast<uint16_t>(to_half(fit.scale) | sign), to_half(fit.zero)};
 }

@@ -1,0 +1,82 @@
+// Where things lie in a cache: records, window rows, new tokens. Offsets are 64-bit throughout.
+#pragma once
+
+#include "innerq/params.cuh"
+#include "innerq/portable.cuh"
+
+namespace innerq {
+
+enum Part { kKeys = 0, kValues = 1 };
+
+INNERQ_HD inline RecordLayout layout_of(const CacheParams &cache) {
+    return record_layout(cache.head_dim, cache.key_bits, cache.key_mode >= 2, cache.value_bits, cache.value_mode >= 2);
+}
+
+// q(n) of SPEC section 2.
+INNERQ_HD inline int64_t blocks_of(const CacheParams &cache, int64_t tokens) {
+    const int64_t beyond = tokens - cache.sink - (cache.ring - kGroup);
+    return beyond < 0 ? 0 : beyond / kGroup;
+}
+
+// Blocks that hold data: q(length), at most NB; all NB without lengths.
+INNERQ_HD inline int64_t blocks_held(const CacheParams &cache, const int32_t *length_B, int batch) {
+    if (length_B == nullptr) return cache.capacity_blocks;
+    const int64_t blocks = blocks_of(cache, length_B[batch]);
+    return blocks < cache.capacity_blocks ? blocks : cache.capacity_blocks;
+}
+
+INNERQ_HD inline int64_t slot_of(const CacheParams &cache, int64_t token) {
+    return token < cache.sink ? token : cache.sink + (token - cache.sink) % cache.ring;
+}
+
+// Record of block j, or NULL where the sequence has no room or no page for it.
+INNERQ_HD inline uint8_t *record_of(const CacheParams &cache, int batch, int head, int64_t block) {
+    if (block < 0 || block >= cache.capacity_blocks) return nullptr;
+    int64_t row = (static_cast<int64_t>(batch) * cache.kv_heads + head) * cache.capacity_blocks + block;
+    if (cache.block_table != nullptr) {
+        const int64_t entry = static_cast<int64_t>(batch) * cache.table_stride + block / cache.page_blocks;
+        const int page = cache.block_table[entry];
+        if (page < 0 || page >= cache.pages) return nullptr;
+        row = (static_cast<int64_t>(page) * cache.kv_heads + head) * cache.page_blocks + block % cache.page_blocks;
+    }
+    return cache.blocks + row * cache.record_bytes;
+}
+
+// The D numbers of one window slot.
+INNERQ_HD inline uint16_t *window_row(const CacheParams &cache, int batch, int part, int head, int64_t slot) {
+    const int64_t sequence = static_cast<int64_t>(batch) * 2 + part;
+    const int64_t row = (sequence * cache.kv_heads + head) * cache.window_slots + slot;
+    return static_cast<uint16_t *>(cache.window) + row * cache.head_dim;
+}
+
+// The D lambdas of one head: fp16 bits.
+INNERQ_HD inline uint16_t *lambda_row(const CacheParams &cache, int batch, int head) {
+    return cache.key_norm + (static_cast<int64_t>(batch) * cache.kv_heads + head) * cache.head_dim;
+}
+
+// The D numbers of one activation row.
+INNERQ_HD inline uint16_t *token_row(const TokenParams &tokens, int batch, int head, int64_t token) {
+    return static_cast<uint16_t *>(tokens.data) + batch * tokens.stride_batch + head * tokens.stride_head +
+           token * tokens.stride_token;
+}
+
+// Eight neighbouring 16-bit numbers, moved as 16 bytes.
+struct alignas(16) Chunk {
+    uint32_t words[4];
+};
+
+INNERQ_HD inline uint16_t number_of(const Chunk &chunk, int i) {
+    return static_cast<uint16_t>(chunk.words[i / 2] >> (16 * (i % 2)));
+}
+
+INNERQ_HD inline Chunk load_chunk(const uint16_t *from) {
+    Chunk chunk;
+    memcpy(&chunk, __builtin_assume_aligned(from, 16), sizeof chunk);
+    return chunk;
+}
+
+INNERQ_HD inline void store_chunk(uint16_t *to, const Chunk &chunk) {
+    memcpy(__builtin_assume_aligned(to, 16), &chunk, sizeof chunk);
+}
+
+}  // namespace innerq
