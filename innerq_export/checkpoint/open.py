@@ -1,0 +1,31 @@
+"""From what the user names to a Checkpoint: `llama` (the demo model), a local folder, or a hub id."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from innerq_export.artifacts import Checkpoint
+from innerq_export.checkpoint import demo, hub
+from innerq_export.checkpoint.folder import read_folder
+from innerq_export.errors import CheckpointError
+from innerq_export.progress import Progress, Silent
+
+
+def open_checkpoint(source: str, progress: Progress | None = None) -> Checkpoint:
+    """Return the checkpoint that `source` names: 'llama', a folder, or a hub id 'owner/name'. No weight is loaded.
+
+    Raises CheckpointError (unsupported, malformed, not found) or EnvironmentMismatchError (no network, no access).
+    """
+    with (progress or Silent()).stage("reading checkpoint") as step:
+        if source == demo.NAME:
+            return read_folder(demo.demo_folder(), step, source, demo.NOTES)
+        if Path(source).is_dir():
+            return read_folder(Path(source), step, source)
+        if Path(source).exists() or not hub.is_hub_id(source):
+            raise CheckpointError(
+                f"'{source}' is no model",
+                expected=f"'{demo.NAME}', a Hugging Face model folder, or a hub id such as owner/name",
+                got="a file" if Path(source).exists() else "no such folder",
+                fix="check the spelling of the path",
+            )
+        return read_folder(hub.download(source), step, source)

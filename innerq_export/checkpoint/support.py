@@ -1,0 +1,77 @@
+"""What this build exports, decided from config.json alone: architectures by name, features that must be off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from innerq_export.artifacts import ModelShape
+from innerq_export.errors import CheckpointError, nearest
+
+ARCHITECTURES = (
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+    "SmolLM3ForCausalLM",
+)
+Config = Mapping[str, Any]
+
+
+def check_support(config: Config) -> None:
+    """Raise CheckpointError that names the first architecture or feature of `config` this build cannot export."""
+    _check_architecture(config)
+    for feature, active, fix in _REFUSED:
+        if active(config):
+            raise CheckpointError(f"this model uses {feature}, which the InnerQ cache does not support", fix=fix)
+
+
+def _check_architecture(config: Config) -> None:
+    named = config.get("architectures") or ["(none named)"]
+    name = str(named[0] if isinstance(named, list) else named)[:200]
+    if name not in ARCHITECTURES:
+        expected = f"one of {', '.join(ARCHITECTURES)}"
+        raise CheckpointError(
+            f"architecture {name} is not supported", expected=expected, got=name, fix=nearest(name, ARCHITECTURES)
+        )
+
+
+def _sliding_window(config: Config) -> bool:
+    window = config.get("sliding_window")
+    if config.get("use_sliding_window") is False or not isinstance(window, int):
+        return "sliding_attention" in _layer_types(config) and isinstance(window, int)
+    return 0 < window < config["max_position_embeddings"]
+
+
+def _layer_types(config: Config) -> list[Any]:
+    kinds = config.get("layer_types")
+    return kinds if isinstance(kinds, list) else []
+
+
+def _other_layers(config: Config) -> bool:
+    return any(kind not in ("full_attention", "sliding_attention") for kind in _layer_types(config))
+
+
+def _head_dim(config: Config) -> bool:
+    return ModelShape.from_config(config).head_dim % 32 != 0
+
+
+_REFUSED: tuple[tuple[str, Callable[[Config], bool], str], ...] = (
+    (
+        "sliding-window attention",
+        _sliding_window,
+        "to use it within its window only, set max_position_embeddings to sliding_window in config.json",
+    ),
+    ("layers that are not full attention (layer_types)", _other_layers, "choose a model with full attention only"),
+    (
+        "soft-capped attention scores (attn_logit_softcapping)",
+        lambda config: bool(config.get("attn_logit_softcapping")),
+        "choose a model without it",
+    ),
+    ("a head dim that is no multiple of 32", _head_dim, "choose a model with head dim 64, 128 or 256"),
+    (
+        "already quantised weights (quantization_config)",
+        lambda config: bool(config.get("quantization_config")),
+        "name the unquantised checkpoint",
+    ),
+)

@@ -1,0 +1,67 @@
+"""The Hugging Face model without its weights: parameters of full shape and no memory, buffers with real values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from innerq_export.errors import CheckpointError
+from innerq_export.graph.attention import NAME as ATTENTION
+
+_CODE_FIELDS = ("auto_map", "custom_pipelines")
+
+
+def build_skeleton(config: Mapping[str, Any], dtype: torch.dtype) -> PreTrainedModel:
+    """Return the model of `config` in `dtype`, each parameter one expanded zero, in evaluation mode.
+
+    Only classes of the installed transformers are used, never code of the checkpoint. Raises CheckpointError.
+    """
+    fields = {name: value for name, value in config.items() if name not in _CODE_FIELDS}
+    try:
+        parsed = CONFIG_MAPPING[fields["model_type"]].from_dict(fields)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(parsed, dtype=dtype, attn_implementation=ATTENTION)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            "transformers cannot build this model from config.json",
+            got=f"{type(error).__name__}: {str(error)[:300]}",
+            fix="correct config.json, or update transformers",
+        ) from error
+    _materialise_buffers(model)
+    _placehold_parameters(model)
+    return model.eval().requires_grad_(False)
+
+
+def parameter_aliases(model: torch.nn.Module) -> dict[str, tuple[str, ...]]:
+    """Return, for every name of the state dict, all names of the same tensor: tied parameters have several."""
+    names_of: dict[int, list[str]] = {}
+    state = model.state_dict(keep_vars=True)
+    for name, tensor in state.items():
+        names_of.setdefault(id(tensor), []).append(name)
+    return {name: tuple(names_of[id(tensor)]) for name, tensor in state.items()}
+
+
+def _materialise_buffers(model: PreTrainedModel) -> None:
+    """Give buffers (RoPE frequencies, embedding scales) the values that from_pretrained would give them."""
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_meta:
+                module._buffers[name] = torch.empty_like(buffer, device="cpu")
+        if module._buffers:
+            model._init_weights(module)
+
+
+def _placehold_parameters(model: PreTrainedModel) -> None:
+    placeholders: dict[int, torch.nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                zero = torch.zeros((), dtype=parameter.dtype).expand(parameter.shape)
+                placeholder = torch.nn.Parameter(zero, requires_grad=False)
+                module._parameters[name] = placeholders.setdefault(id(parameter), placeholder)
