@@ -1,0 +1,62 @@
+"""`innerq-export inspect`: what is in an engine folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from innerq_export.cli.output import print_json, print_table
+from innerq_export.cli.params import FOLDER, format_option
+
+if TYPE_CHECKING:
+    from innerq_export.engine.inspect import Inspection
+
+
+@click.command(name="inspect")
+@click.argument("engine", type=FOLDER)
+@click.option("--full", is_flag=True, help="Hash every file again, also where size and time are unchanged.")
+@format_option
+def command(engine: Path, full: bool, form: str) -> None:
+    """Show versions, sizes, cache cost and parity of the engine folder ENGINE. Exit 1 when its files are damaged."""
+    from innerq_export.engine.inspect import inspect_engine
+
+    found = inspect_engine(engine, full=full)
+    if form == "json":
+        print_json(found.to_dict())
+    else:
+        _print(found)
+    if found.damage:
+        raise click.exceptions.Exit(1)
+
+
+def _print(found: Inspection) -> None:
+    manifest, cost = found.manifest, found.cost
+    shape = manifest.model
+    print_table(
+        str(found.folder),
+        {
+            "model": f"{manifest.source}{''.join(f' ({line})' for line in manifest.notes)}",
+            "shape": f"{shape.layers} layers, {shape.heads}/{shape.kv_heads} heads of {shape.head_dim}, "
+            f"vocabulary {shape.vocab}, {manifest.dtype}",
+            "cache": f"preset {found.preset}: keys {manifest.cache.key_bits} bit {manifest.cache.key_mode}, "
+            f"values {manifest.cache.value_bits} bit {manifest.cache.value_mode}",
+            "KV bytes per token": f"{cost.bytes_per_token:,.0f} (fp16: {cost.fp16_bytes_per_token:,}; "
+            f"{cost.ratio:.2f}x less)",
+            "full-precision window": f"{cost.window_bytes:,} bytes a sequence "
+            f"({manifest.cache.sink} sink + {manifest.cache.recent}..{manifest.cache.recent + 31} recent tokens)",
+            "limits": f"batch {manifest.max_batch}, context {manifest.max_context:,}",
+            "backends": ", ".join(manifest.backends),
+            "built": f"{manifest.created} by innerq-export {manifest.tool_version}",
+            "versions": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
+            "ready": "yes" if manifest.ready else "no: run innerq-export parity",
+            "parity": (manifest.parity or {}).get("summary", "never run"),
+        },
+    )
+    print_table(
+        "files",
+        {name: f"{entry.bytes:,} bytes{' (link)' if entry.linked else ''}" for name, entry in manifest.files.items()},
+    )
+    if found.damage:
+        click.echo(f"damaged: {found.damage}")

@@ -1,0 +1,103 @@
+"""`innerq-export run`: text from an engine folder, streamed as it comes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from innerq_export.cli.output import note, print_json
+from innerq_export.cli.params import FOLDER, SIZE, format_option
+
+if TYPE_CHECKING:
+    from innerq_export.runtime import Event, GenerateOptions
+
+
+@click.command(name="run")
+@click.argument("engine", type=FOLDER)
+@click.option("--prompt", "-p", "prompts", multiple=True, help="Text to continue; repeat for a batch. Default: stdin.")
+@click.option("--max-new-tokens", type=SIZE, default=128, show_default=True, help="Tokens to generate per prompt.")
+@click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy.")
+@click.option("--top-k", type=click.IntRange(min=0), default=0, help="Sample from the k likeliest tokens; 0: all.")
+@click.option(
+    "--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Sample from this probability mass."
+)
+@click.option("--seed", type=int, default=None, help="Makes sampling repeatable.")
+@click.option("--stop", multiple=True, help="End a text before this string. Repeatable.")
+@click.option("--ignore-eos", is_flag=True, help="Go on past the model's stop tokens.")
+@click.option("--threads", type=click.IntRange(min=0), default=0, help="CPU threads; 0: all cores.")
+@click.option("--allow-unready", is_flag=True, help="Run an engine that parity has not passed.")
+@format_option
+def command(
+    engine: Path,
+    prompts: tuple[str, ...],
+    threads: int,
+    allow_unready: bool,
+    form: str,
+    **choices: Any,
+) -> None:
+    """Generate text from the engine folder ENGINE with the quantised cache."""
+    from innerq_export.runtime import OnnxRuntimeSession, generate, load_tokenizer
+
+    texts = list(prompts) or [sys.stdin.read()]
+    session = OnnxRuntimeSession(engine, batch=len(texts), allow_unready=allow_unready, threads=threads)
+    for line in session.manifest.notes:
+        note(f"note: {line}")
+    events = generate(session, load_tokenizer(engine), texts, _options(**choices))
+    if form == "json":
+        print_json(_collect(events, texts))
+    else:
+        _stream(events, texts)
+
+
+def _options(
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    seed: int | None,
+    stop: tuple[str, ...],
+    ignore_eos: bool,
+) -> GenerateOptions:
+    from innerq_export.runtime import GenerateOptions, SamplingOptions
+
+    sampling = SamplingOptions(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    return GenerateOptions(max_new_tokens=max_new_tokens, sampling=sampling, stop=stop, ignore_eos=ignore_eos)
+
+
+def _stream(events: Iterable[Event], texts: list[str]) -> None:
+    """One prompt streams; of several, each text appears whole when its sequence ends."""
+    from innerq_export.runtime import EndEvent, TextEvent, Usage
+
+    for event in events:
+        if isinstance(event, TextEvent) and len(texts) == 1:
+            click.echo(event.text, nl=False)
+            sys.stdout.flush()
+        elif isinstance(event, EndEvent):
+            click.echo("" if len(texts) == 1 else f"[{event.sequence}] {event.text}")
+        elif isinstance(event, Usage):
+            note(
+                f"prefill {event.prompt_tokens} tokens, {event.prefill_tokens_per_second:.0f} tokens/s; "
+                f"decode {event.decode_tokens} tokens, {event.decode_tokens_per_second:.1f} tokens/s; "
+                f"KV cache {event.cache_bytes / 1e6:.2f} MB"
+            )
+
+
+def _collect(events: Iterable[Event], texts: list[str]) -> dict[str, Any]:
+    from innerq_export.runtime import EndEvent, Usage
+
+    results: dict[int, dict[str, Any]] = {}
+    usage: dict[str, Any] = {}
+    for event in events:
+        if isinstance(event, EndEvent):
+            results[event.sequence] = {"prompt": texts[event.sequence]} | asdict(event)
+        elif isinstance(event, Usage):
+            usage = asdict(event) | {
+                "prefill_tokens_per_second": event.prefill_tokens_per_second,
+                "decode_tokens_per_second": event.decode_tokens_per_second,
+            }
+    return {"results": [results[index] for index in sorted(results)], "usage": usage}
