@@ -9,3 +9,10 @@ namespace innerq {
 __attribute__((format(printf, 2, 3))) innerq_status fail(innerq_status status, const char *format, ...);
 
 }  // namespace innerq
+
+// Hands a failed check on to the caller.
+#define INNERQ_TRY(call)                                              \
+    do {                                                              \
+        const innerq_status innerq_try_status = (call);               \
+        if (innerq_try_status != INNERQ_OK) return innerq_try_status; \
+    } while (false)

@@ -18,22 +18,24 @@ struct SequenceStep {
     int flags;            // innerq_flag: why it was dropped
 };
 
-// Whether blocks first .. end - 1 all have a record.
-INNERQ_HD inline bool has_records(const CacheParams &cache, int batch, int64_t first, int64_t end) {
+// Whether blocks first .. end - 1 have room and pages; looks at pages `share`, `share` + `shares`, ... of them.
+INNERQ_HD inline bool has_records(const CacheParams &cache, int batch, int64_t first, int64_t end, int share,
+                                  int shares) {
     if (end > cache.capacity_blocks) return false;
     if (cache.block_table == nullptr || first == end) return true;
-    for (int64_t page = first / cache.page_blocks; page <= (end - 1) / cache.page_blocks; ++page)
+    for (int64_t page = first / cache.page_blocks + share; page <= (end - 1) / cache.page_blocks; page += shares)
         if (record_of(cache, batch, 0, page * cache.page_blocks) == nullptr) return false;
     return true;
 }
 
-INNERQ_HD inline SequenceStep plan_sequence(const AppendParams &params, int batch) {
+// The plan of one sequence, judged by a share of its pages (0, 1: all of them).
+INNERQ_HD inline SequenceStep plan_sequence(const AppendParams &params, int batch, int share, int shares) {
     const CacheParams &cache = params.cache;
     const int64_t past = params.past_length_B[batch];
     const int fresh = params.new_length_B != nullptr ? params.new_length_B[batch] : params.tokens;
     if (past < 0 || fresh < 0 || fresh > params.tokens) return {0, 0, 0, 0, kFlagLength};
     const int64_t first = blocks_of(cache, past), end = blocks_of(cache, past + fresh);
-    if (!has_records(cache, batch, first, end)) return {past, first, 0, 0, kFlagCapacity};
+    if (!has_records(cache, batch, first, end, share, shares)) return {past, first, 0, 0, kFlagCapacity};
     return {past, first, fresh, static_cast<int>(end - first), 0};
 }
 
