@@ -1,0 +1,64 @@
+"""Attention of a long chunk: torch's flash kernels, over blocks that are dequantised once when tokens came before."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
+from torch.nn.functional import scaled_dot_product_attention
+
+from innerq_export.integrations import calls
+from innerq_export.integrations.cache import PackedCache
+from innerq_export.integrations.library import Library
+
+
+def prefill(
+    library: Library,
+    cache: PackedCache,
+    query_BHqSD: Tensor,
+    key_BHkvSD: Tensor,
+    value_BHkvSD: Tensor,
+    past_length_B: Tensor,
+    new_length_B: Tensor,
+    scale: float = 0.0,
+) -> Tensor:
+    """Return the attention [B, Hq, S, D] of any number of new tokens that `append` has written already.
+
+    Contract of SPEC section 7, padding rows 0. Reads the lengths on the host: that waits for the device once.
+    """
+    pasts, news = past_length_B.tolist(), new_length_B.tolist()
+    factor, tokens = scale or None, query_BHqSD.shape[2]
+    if max(pasts) == 0:
+        out = _causal(query_BHqSD, key_BHkvSD, value_BHkvSD, factor)
+    else:
+        old = calls.dequantise(library, cache, past_length_B + new_length_B, max(pasts))
+        out = _over_history(query_BHqSD, (key_BHkvSD, value_BHkvSD), old, pasts, factor)
+    if min(news) < tokens:
+        real_BS = torch.arange(tokens, device=out.device) < new_length_B[:, None]
+        out = torch.where(real_BS[:, None, :, None], out, 0.0)
+    return out
+
+
+def _over_history(
+    query_BHqSD: Tensor, new: tuple[Tensor, Tensor], old: tuple[Tensor, Tensor], pasts: list[int], scale: float | None
+) -> Tensor:
+    """One call for sequences of equal history, else one call each: flash takes no mask, only 'the last S rows'."""
+    if len(set(pasts)) == 1:
+        key, value = (torch.cat(pair, dim=2) for pair in zip(old, new, strict=True))
+        return _causal(query_BHqSD, key, value, scale)
+    rows = []
+    for b, past in enumerate(pasts):
+        one = slice(b, b + 1)
+        key, value = (torch.cat([o[one, :, :past], n[one]], dim=2) for o, n in zip(old, new, strict=True))
+        rows.append(_causal(query_BHqSD[one], key, value, scale))
+    return torch.cat(rows)
+
+
+def _causal(query_BHqSD: Tensor, key_BHkvTD: Tensor, value_BHkvTD: Tensor, scale: float | None) -> Tensor:
+    """Attention in which query row i sees keys 0 .. T - S + i."""
+    new, total = query_BHqSD.shape[2], key_BHkvTD.shape[2]
+    rows = (query_BHqSD, key_BHkvTD, value_BHkvTD)
+    if new == total:
+        return scaled_dot_product_attention(*rows, is_causal=True, scale=scale, enable_gqa=True)
+    last_rows = causal_lower_right(new, total)
+    return scaled_dot_product_attention(*rows, attn_mask=last_rows, scale=scale, enable_gqa=True)
