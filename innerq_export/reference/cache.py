@@ -112,7 +112,8 @@ def _read(cache: Cache, b: int, new_2HkvSD: Tensor, tokens: Tensor) -> Tensor:
 
 def _key_norm(key_HkvTD: Tensor) -> Tensor:
     """Return lambda = fp16(sqrt(max over tokens of abs K)) per channel, 1 where that is 0."""
-    key_norm = key_HkvTD.float().abs().amax(-2).sqrt().to(torch.float16)
+    root = key_HkvTD.double().abs().amax(-2).sqrt()  # fp64: torch's fp32 sqrt on the CPU is not correctly rounded
+    key_norm = root.to(torch.float32).to(torch.float16)
     return torch.where(key_norm == 0, 1.0, key_norm)
 
 

@@ -1,0 +1,41 @@
+"""`kernels`: the C ABI on the host build, and (marker gpu) on the CUDA build; every test that takes it runs on both."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from innerq_export.integrations.build import build_library
+from innerq_export.integrations.library import Library, load
+from innerq_export.integrations.resolve import BUILD_DIR
+
+torch.set_num_threads(1)
+
+
+@dataclass(frozen=True)
+class Kernels:
+    library: Library
+    device: str
+
+
+@pytest.fixture(scope="session")
+def host_kernels() -> Kernels:
+    if shutil.which("c++") is None:
+        pytest.skip("needs a C++ compiler")
+    built = build_library(host_only=True, build_dir=BUILD_DIR.with_name("host"), jobs=2)
+    return Kernels(load("host", built.library), "cpu")
+
+
+@pytest.fixture(scope="session")
+def gpu_kernels() -> Kernels:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA card")
+    return Kernels(load("cuda"), "cuda")
+
+
+@pytest.fixture(params=["host", pytest.param("gpu", marks=pytest.mark.gpu)])
+def kernels(request: pytest.FixtureRequest) -> Kernels:
+    return request.getfixturevalue(f"{request.param}_kernels")
