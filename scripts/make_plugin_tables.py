@@ -96,7 +96,7 @@ def words(names: tuple[str, ...]) -> str:
 
 def formatted(text: str) -> str:
     tool = Path(sys.executable).parent / "clang-format"
-    command = [str(tool), f"--style=file:{HEADER.parent.parent / '.clang-format'}"]
+    command = [str(tool), "--style=file", f"--assume-filename={HEADER}"]
     return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
 
 
