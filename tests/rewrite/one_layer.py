@@ -8,9 +8,10 @@ import onnxruntime
 import torch
 
 from innerq_export.reference import Blocks, Cache, empty_cache
-from innerq_export.rewrite.functions import Geometry, append_function, attention_function
-from innerq_export.rewrite.functions.build import DOMAIN, OPSET, cache_values
+from innerq_export.rewrite.functions import OPSET, append_function, attention_function
+from innerq_export.rewrite.geometry import Geometry
 from innerq_export.spec import CacheConfig
+from innerq_export.spec.ops import APPEND, ATTENTION, DOMAIN, attributes_of
 
 
 class OneLayer:
@@ -51,27 +52,25 @@ class OneLayer:
 
 def one_layer_model(config: CacheConfig, geometry: Geometry, functions: list[ir.Function]) -> ir.Model:
     """Return a model whose graph is one InnerQAppend and one InnerQAttention."""
-    head_dim, dtype = geometry.head_dim, geometry.dtype
-    query = _value("query", dtype, ["B", geometry.heads, "S", head_dim])
-    new = [_value(name, dtype, ["B", geometry.kv_heads, "S", head_dim]) for name in ("key", "value")]
-    lengths = [_value(name, ir.DataType.INT32, ["B"]) for name in ("past_length", "new_length")]
-    past = cache_values("past", config, geometry)
-    present = cache_values("present", config, geometry)
-    output = _value("output", dtype, ["B", geometry.heads, "S", head_dim])
-    append = ir.Node(DOMAIN, "InnerQAppend", [*new, *lengths, *past], outputs=present)
-    attend = ir.Node(DOMAIN, "InnerQAttention", [query, *new, *lengths, *present], outputs=[output])
-    graph = ir.Graph(
-        [query, *new, *lengths, *past],
-        [output, *present],
-        nodes=[append, attend],
-        opset_imports={"": OPSET, DOMAIN: 1},
-        name="one_layer",
-    )
+    values = {
+        port.name: geometry.value(port, config)
+        for op in (APPEND, ATTENTION)
+        for port in (*op.inputs_for(config, "logical"), *op.outputs_for(config, "logical"))
+    }
+    nodes = [
+        ir.Node(
+            DOMAIN,
+            op.name,
+            [values[port.name] for port in op.inputs_for(config, "logical")],
+            outputs=[values[port.name] for port in op.outputs_for(config, "logical")],
+            attributes=ir.convenience.convert_attributes(attributes_of(op, config, geometry.scale)),
+        )
+        for op in (APPEND, ATTENTION)
+    ]
+    inputs = [value for value in values.values() if value.producer() is None]
+    outputs = [values["output"], *nodes[0].outputs]
+    graph = ir.Graph(inputs, outputs, nodes=nodes, opset_imports={"": OPSET, DOMAIN: 1}, name="one_layer")
     return ir.Model(graph, ir_version=10, functions=functions)
-
-
-def _value(name: str, dtype: ir.DataType, shape: list) -> ir.Value:
-    return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
 
 
 def signal_to_noise_db(expected: torch.Tensor, got: torch.Tensor) -> float:

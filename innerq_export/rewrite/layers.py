@@ -1,0 +1,80 @@
+"""The rule at the heart of the rewrite, once per layer:
+
+    Attention(Q, K, V)   ->   InnerQAttention(Q, K, V, lengths, present), present = InnerQAppend(K, V, lengths, past)
+
+It holds where Attention is causal self-attention over [B, H, S, D] without a past of its own: token i of the call sees
+tokens 0..i, which is what InnerQAttention computes when nothing is cached.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx_ir as ir
+
+from innerq_export.rewrite.causal import geometry_of, refuse_features, refuse_shapes
+from innerq_export.rewrite.geometry import Geometry
+from innerq_export.rewrite.rule import CountedRule
+from innerq_export.spec import CacheConfig
+from innerq_export.spec.ops import APPEND, ATTENTION, DOMAIN, OP_VERSION, Op, Port, attributes_of
+
+_NEW_TOKEN_PORTS = 4
+
+class InnerQLayers(CountedRule):
+    """Rewrites every layer in the order of the graph; `past`, `present` and `geometry` are what it leaves behind."""
+
+    def __init__(self, config: CacheConfig, layout: str, lengths: tuple[ir.Value, ir.Value]) -> None:
+        super().__init__()
+        self.config, self.layout, self.lengths = config, layout, lengths
+        self.past: list[ir.Value] = []
+        self.present: list[ir.Value] = []
+        self.geometry: Geometry | None = None
+        self.layers = 0
+
+    def pattern(self, op: Any, query: Any, key: Any, value: Any) -> Any:
+        """Match any standard Attention: what it must be is for the check to say."""
+        return op.Attention(
+            query, key, value, _allow_other_inputs=True, _allow_other_attributes=True, _outputs=["output"]
+        )
+
+    def refuse(self, output: ir.Value, **bindings: Any) -> str | None:
+        """Return the first thing in which the node is not causal self-attention that the ops can do, or None."""
+        node = output.producer()
+        assert node is not None
+        reason = refuse_shapes(node) or refuse_features(node)
+        if reason is None and self.geometry not in (None, geometry_of(node)):
+            reason = f"its sizes differ from those of the layers before: {geometry_of(node)}, not {self.geometry}"
+        return reason
+
+    def rewrite(self, op: Any, output: ir.Value, **bindings: ir.Value) -> ir.Value:
+        """Put the two ops in the place of Attention."""
+        node = output.producer()
+        assert node is not None
+        geometry = self.geometry = geometry_of(node)
+        past = self._cache(APPEND.inputs_for(self.config, self.layout)[_NEW_TOKEN_PORTS:], geometry)
+        present = self._cache(APPEND.outputs_for(self.config, self.layout), geometry)
+        self.past += past
+        self.present += present
+        self.layers += 1
+        query, key, value = node.inputs[:3]
+        self._node(op, APPEND, [key, value, *self.lengths, *past], present, node, geometry)
+        attended = geometry.value(ATTENTION.outputs[0], self.config, f"{output.name}_innerq")
+        self._node(op, ATTENTION, [query, key, value, *self.lengths, *present], [attended], node, geometry)
+        return attended
+
+    def _cache(self, ports: tuple[Port, ...], geometry: Geometry) -> list[ir.Value]:
+        return [geometry.value(port, self.config, f"{port.name}_{self.layers}") for port in ports]
+
+    def _node(
+        self, op: Any, op_type: Op, inputs: list, outputs: list[ir.Value], replaced: ir.Node, geometry: Geometry
+    ) -> None:
+        stem = str(replaced.name).removesuffix("Attention").removesuffix("/")
+        op.op(
+            op_type.name,
+            *inputs,
+            _domain=DOMAIN,
+            _version=OP_VERSION,
+            _outputs=outputs,
+            _name=f"{stem}/{op_type.name}",
+            **attributes_of(op_type, self.config, geometry.scale),
+        )
