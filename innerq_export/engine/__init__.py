@@ -1,11 +1,11 @@
 """ONNX model -> engine folder: backends, optimisation profiles, manifest. Nothing heavy is imported here."""
 
+from innerq_export.engine.backends import AUTO, BACKENDS, refusals, resolve
 from innerq_export.engine.base import BuildOptions
 from innerq_export.engine.build import build_engine
 from innerq_export.engine.folder import load_engine, read_manifest, seal, staging
 from innerq_export.engine.manifest import Manifest, rebuild_command
 from innerq_export.engine.profiles import DEFAULT_MAX_BATCH, Profile, default_profiles
-from innerq_export.engine.resolve import AUTO, BACKENDS, refusals, resolve
 
 __all__ = [
     "AUTO",

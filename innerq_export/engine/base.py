@@ -18,7 +18,7 @@ class BuildOptions:
 
     `compute_capabilities`: cards such as '8.9' that a TensorRT-RTX engine is for; empty means the backend's default.
     `plugin_library`: libinnerq_trt.so for the `tensorrt` backend; None searches the usual places.
-    `timing_cache`: a file that TensorRT's kernel timings are read from and written to; None keeps none.
+    `timing_cache`: a file that the `tensorrt` backend reads kernel timings from and writes them to; None keeps none.
     """
 
     compute_capabilities: tuple[str, ...] = ()

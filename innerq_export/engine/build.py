@@ -11,13 +11,13 @@ from typing import Any
 
 from innerq_export import __version__
 from innerq_export.artifacts import Checkpoint, Engine, OnnxModel
+from innerq_export.engine.backends import resolve
 from innerq_export.engine.base import Backend, BuildOptions, Built
 from innerq_export.engine.files import entries_of
 from innerq_export.engine.folder import write_manifest
 from innerq_export.engine.manifest import Manifest
 from innerq_export.engine.onnxruntime import OnnxRuntimeBackend
 from innerq_export.engine.profiles import Profile, largest
-from innerq_export.engine.resolve import resolve
 from innerq_export.engine.versions import installed_versions
 from innerq_export.errors import ConfigError
 from innerq_export.progress import Progress, Silent
@@ -38,7 +38,7 @@ def build_engine(
 ) -> Engine:
     """Complete the folder in which `model` (native lowering) lies, and return it as an engine that is not ready yet.
 
-    `backend`: a name of `resolve.BACKENDS` or 'auto'; `plugin_model`: the plugin lowering in the same folder, which
+    `backend`: a name of `BACKENDS` or 'auto'; `plugin_model`: the plugin lowering in the same folder, which
     only backend 'tensorrt' needs; `checkpoint`: gives tokenizer files, config.json and the name for the manifest.
     Use inside `folder.staging`, so that nothing half-built stays. Raises UserError and KeyboardInterrupt.
     """

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from innerq_export.engine.base import BuildOptions
 from innerq_export.engine.logger import quiet_logger
 from innerq_export.engine.monitor import progress_monitor
 from innerq_export.engine.parser import parse
@@ -25,7 +24,6 @@ def build_plan(
     plan_path: Path,
     profiles: Sequence[Profile],
     configure: Callable[[Any], None],
-    options: BuildOptions,
     step: Step,
 ) -> None:
     """Build `onnx_path` into the engine file `plan_path`.
@@ -41,10 +39,8 @@ def build_plan(
     config = builder.create_builder_config()
     configure(config)
     add_profiles(builder, config, network, profiles)
-    timings = _TimingCache(config, options.timing_cache)
     plan = _run_builder(trt, builder, network, config, logger, step)
     del parser
-    timings.save()
     draft = plan_path.with_name(f".{plan_path.name}.new")
     draft.write_bytes(plan)
     draft.replace(plan_path)
@@ -83,23 +79,3 @@ def _refused(trt: Any, logger: Any) -> Exception:
         got=reasons,
         fix="build with --backend onnxruntime, and report the reason above",
     )
-
-
-class _TimingCache:
-    """TensorRT's kernel timings, read from a file when there is one and written back: later builds measure less."""
-
-    def __init__(self, config: Any, path: Path | None):
-        self.path, self.cache = path, None
-        if path is not None:
-            known = path.read_bytes() if path.is_file() else b""
-            self.cache = config.create_timing_cache(known)
-            config.set_timing_cache(self.cache, ignore_mismatch=True)
-
-    def save(self) -> None:
-        """Write the timings back in one rename."""
-        if self.path is None or self.cache is None:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_name(f".{self.path.name}.new")
-        draft.write_bytes(self.cache.serialize())
-        draft.replace(self.path)

@@ -13,6 +13,7 @@ from innerq_export.engine.builder import build_plan
 from innerq_export.engine.plugin_library import find_library, register, stamp_of
 from innerq_export.engine.profiles import Profile
 from innerq_export.engine.tensorrt_rtx import PLAN_NAME
+from innerq_export.engine.timing_cache import TimingCache
 from innerq_export.engine.versions import release, version_of
 from innerq_export.progress import Step
 
@@ -42,11 +43,14 @@ class TensorRtBackend:
         library = find_library(options.plugin_library)
         stamp = stamp_of(library)
         register(tensorrt, library)
+        timings = TimingCache(options.timing_cache)
 
         def configure(config: Any) -> None:
+            timings.attach(config)
             config.set_preview_feature(tensorrt.PreviewFeature.ALIASED_PLUGIN_IO_10_03, True)
 
-        build_plan(tensorrt, model.path, folder / PLAN_NAME, profiles, configure, options, step)
+        build_plan(tensorrt, model.path, folder / PLAN_NAME, profiles, configure, step)
+        timings.save()
         shutil.copy2(library, folder / library.name)
         versions = {"tensorrt": tensorrt.__version__, "libinnerq_trt": stamp.git_hash}
         details = {"plugin_library": library.name, "plugin_architectures": stamp.architectures}

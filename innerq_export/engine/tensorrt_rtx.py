@@ -46,7 +46,7 @@ class TensorRtRtxBackend:
             for index, code in enumerate(codes):
                 config.set_compute_capability(code, index)
 
-        build_plan(tensorrt_rtx, model.path, folder / PLAN_NAME, profiles, configure, options, step)
+        build_plan(tensorrt_rtx, model.path, folder / PLAN_NAME, profiles, configure, step)
         details = {"compute_capabilities": list(capabilities)}
         return Built((PLAN_NAME,), {"tensorrt-rtx": tensorrt_rtx.__version__}, details)
 

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from innerq_export.spec.ops import cache_ports
+
 if TYPE_CHECKING:
     import onnxruntime
 
 PAST, PRESENT = "past_", "present_"
 STATE_INPUTS = ("past_length",)
 _BATCH_AXIS, _BLOCK_AXIS = 0, 2
-_BLOCK_TENSORS = ("key_codes", "key_scales", "key_zeros", "value_codes", "value_scales", "value_zeros")
+_BLOCK_PARTS = {port.name.removeprefix(PAST) for port in cache_ports("past") if port.shape[2:3] == ("NB",)}
 _DTYPES = {"tensor(float16)": np.float16, "tensor(float)": np.float32, "tensor(int8)": np.int8}
 
 
@@ -41,7 +43,7 @@ class CacheBuffers:
     def grow(self, capacity: int) -> None:
         """Make room for `capacity` blocks; what the cache holds stays."""
         for name, array in self.arrays.items():
-            if part_of(name) in _BLOCK_TENSORS:
+            if part_of(name) in _BLOCK_PARTS:
                 room = [(0, 0)] * array.ndim
                 room[_BLOCK_AXIS] = (0, capacity - array.shape[_BLOCK_AXIS])
                 self.arrays[name] = np.pad(array, room)
@@ -67,7 +69,7 @@ def part_of(name: str) -> str:
 def _shape(node: Any, batch: int, capacity: int) -> list[int]:
     shape = list(node.shape)
     shape[_BATCH_AXIS] = batch
-    if part_of(node.name) in _BLOCK_TENSORS:
+    if part_of(node.name) in _BLOCK_PARTS:
         shape[_BLOCK_AXIS] = capacity
     return shape
 

@@ -10,8 +10,8 @@ import numpy as np
 from innerq_export.engine.profiles import capacity_blocks
 from innerq_export.errors import ConfigError
 from innerq_export.runtime.buffers import CacheBuffers
+from innerq_export.runtime.checks import preflight
 from innerq_export.runtime.model_file import open_model
-from innerq_export.runtime.preflight import preflight
 
 _FIRST_CAPACITY = 8
 _PAD = 0
@@ -82,7 +82,7 @@ class OnnxRuntimeSession:
         """Add the first `new_length_B[b]` tokens of each row and return the logits after the last one, fp32 [B, V].
 
         Rows of new length 0 leave their sequence as it is; their logits mean nothing. Raises ConfigError for shapes
-        that do not fit and for sequences that outgrow the model.
+        that do not fit, unknown tokens, and sequences that outgrow the model; nothing has changed then.
         """
         self._check(ids_BS, new_length_B)
         self._make_room(int((self._length_B + new_length_B).max()))
@@ -124,6 +124,14 @@ class OnnxRuntimeSession:
             )
         if new_length_B.min() < 0 or new_length_B.max() > ids_BS.shape[1]:
             raise ConfigError("impossible new_length", expected=f"0 to {ids_BS.shape[1]}", got=new_length_B.tolist())
+        vocabulary = self.manifest.model.vocab
+        if ids_BS.size and not 0 <= ids_BS.min() <= ids_BS.max() < vocabulary:
+            raise ConfigError(
+                "a token is outside the model's vocabulary",
+                expected=f"0 to {vocabulary - 1}",
+                got=f"{ids_BS.min()} to {ids_BS.max()}",
+                fix="use the tokenizer of this model",
+            )
         longest = int((self._length_B + new_length_B).max())
         if longest > self.limit:
             raise ConfigError(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from innerq_export.engine.backends import BACKENDS
 from innerq_export.engine.files import check_files
 from innerq_export.engine.folder import read_manifest
 from innerq_export.engine.manifest import Manifest, rebuild_command
-from innerq_export.engine.resolve import BACKENDS
 from innerq_export.engine.versions import release, version_of
 from innerq_export.errors import EnvironmentMismatchError, ParityError, UserError
 

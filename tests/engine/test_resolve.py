@@ -1,0 +1,45 @@
+"""Every refusal says why and what to install."""
+
+import pytest
+
+from innerq_export.engine import AUTO, refusals, resolve
+from innerq_export.engine import tensorrt as tensorrt_module
+from innerq_export.engine import tensorrt_rtx as rtx_module
+from innerq_export.errors import ConfigError, EnvironmentMismatchError
+
+
+def pretend(monkeypatch, module, version):
+    monkeypatch.setattr(module, "version_of", lambda package: version)
+
+
+def test_auto_takes_rtx_where_it_is_installed_and_onnxruntime_elsewhere(monkeypatch):
+    pretend(monkeypatch, rtx_module, "1.7.1.116")
+    assert resolve(AUTO).name == "tensorrt-rtx"
+    pretend(monkeypatch, rtx_module, None)
+    assert resolve(AUTO).name == "onnxruntime"
+
+
+def test_without_tensorrt_it_says_what_to_install(monkeypatch):
+    pretend(monkeypatch, tensorrt_module, None)
+    with pytest.raises(EnvironmentMismatchError, match=r"not installed(.|\n)*innerq-export\[tensorrt\]") as caught:
+        resolve("tensorrt")
+    assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("version", "fits"), [("10.15.1", False), ("10.16.0", True), ("11.4.0.106", True), ("12.0", False)]
+)
+def test_tensorrt_releases(monkeypatch, version, fits):
+    pretend(monkeypatch, tensorrt_module, version)
+    assert (refusals()["tensorrt"] is None) == fits
+
+
+def test_an_old_rtx_is_refused_with_its_version(monkeypatch):
+    pretend(monkeypatch, rtx_module, "1.6.2")
+    with pytest.raises(EnvironmentMismatchError, match=r"1\.6\.2 is older than 1\.7"):
+        resolve("tensorrt-rtx")
+
+
+def test_a_typo_gets_the_nearest_name():
+    with pytest.raises(ConfigError, match="did you mean 'onnxruntime'"):
+        resolve("onnxrntime")
