@@ -16,11 +16,11 @@ TOKENIZER_PATTERNS = (
     "merges.txt",
     "chat_template*",
 )
-_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
+_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
 def is_hub_id(source: str) -> bool:
-    """Tell whether `source` has the form of a hub id: `owner/name` or `name`."""
+    """Tell whether `source` has the form of a hub id, `owner/name`."""
     return _ID.fullmatch(source) is not None and ".." not in source
 
 

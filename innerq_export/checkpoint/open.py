@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from innerq_export.artifacts import Checkpoint
@@ -19,13 +20,13 @@ def open_checkpoint(source: str, progress: Progress | None = None) -> Checkpoint
     with (progress or Silent()).stage("reading checkpoint") as step:
         if source == demo.NAME:
             return read_folder(demo.demo_folder(), step, source, demo.NOTES)
-        if Path(source).is_dir():
+        if os.path.isdir(source):
             return read_folder(Path(source), step, source)
-        if Path(source).exists() or not hub.is_hub_id(source):
+        if os.path.exists(source) or not hub.is_hub_id(source):
             raise CheckpointError(
                 f"'{source}' is no model",
                 expected=f"'{demo.NAME}', a Hugging Face model folder, or a hub id such as owner/name",
-                got="a file" if Path(source).exists() else "no such folder",
-                fix="check the spelling of the path",
+                got="a file" if os.path.exists(source) else "no such folder",
+                fix="check the spelling",
             )
         return read_folder(hub.download(source), step, source)

@@ -9,8 +9,8 @@ import onnx_ir as ir
 from innerq_export.artifacts import Checkpoint, TensorRef
 from innerq_export.errors import CheckpointError
 from innerq_export.graph.cast import SOURCE_DTYPES, TARGET_DTYPES, CastTensor
+from innerq_export.graph.reference import REFERENCED_DTYPES, ReferencedTensor
 
-_ONNX_DTYPES = {"F16": ir.DataType.FLOAT16, "F32": ir.DataType.FLOAT}
 _SHOWN = 5
 
 
@@ -63,11 +63,7 @@ def _check(ref: TensorRef, shape: Sequence[int]) -> None:
         )
 
 
-def _tensor(ref: TensorRef, dtype: ir.DataType | None) -> ir.ExternalTensor | CastTensor:
+def _tensor(ref: TensorRef, dtype: ir.DataType | None) -> ReferencedTensor | CastTensor:
     if dtype not in TARGET_DTYPES:
         raise CheckpointError(f"tensor '{ref.name}' cannot become {dtype}", got=ref.dtype)
-    if dtype != _ONNX_DTYPES.get(ref.dtype):
-        return CastTensor(ref, dtype)
-    file = ref.file.resolve()
-    shape = ir.Shape(ref.shape)
-    return ir.ExternalTensor(file.name, ref.offset, ref.nbytes, dtype, shape=shape, name=ref.name, base_dir=file.parent)
+    return ReferencedTensor(ref) if dtype == REFERENCED_DTYPES.get(ref.dtype) else CastTensor(ref, dtype)

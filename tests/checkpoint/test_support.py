@@ -1,0 +1,53 @@
+import pytest
+
+from innerq_export.checkpoint.support import ARCHITECTURES, check_support
+from innerq_export.errors import CheckpointError
+
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "hidden_size": 256,
+    "vocab_size": 264,
+    "max_position_embeddings": 4096,
+}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_supported(architecture):
+    check_support(LLAMA | {"architectures": [architecture]})
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"architectures": ["LlamaForCausallM"]}, "did you mean 'LlamaForCausalLM'"),
+        ({"architectures": ["BertModel"]}, "architecture BertModel is not supported"),
+        ({"architectures": None}, r"architecture \(none named\)"),
+        ({"architectures": 7}, "architecture 7"),
+        ({"sliding_window": 1024}, "sliding-window attention"),
+        ({"sliding_window": 1024, "layer_types": ["sliding_attention", "full_attention"]}, "sliding-window attention"),
+        ({"layer_types": ["full_attention", "linear_attention"]}, "layers that are not full attention"),
+        ({"attn_logit_softcapping": 50.0}, "soft-capped attention scores"),
+        ({"head_dim": 80}, "head dim that is no multiple of 32"),
+        ({"quantization_config": {"quant_method": "awq"}}, "already quantised weights"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_by_name(fields, named):
+    with pytest.raises(CheckpointError, match=named):
+        check_support(LLAMA | fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"sliding_window": None},
+        {"sliding_window": 4096},
+        {"sliding_window": 1024, "use_sliding_window": False},
+        {"layer_types": ["full_attention"] * 2},
+        {"attn_logit_softcapping": None},
+        {"quantization_config": None},
+    ],
+)
+def test_features_that_are_off_do_not_count(fields):
+    check_support(LLAMA | fields)
