@@ -93,10 +93,21 @@ class Graph:
 
 
 @dataclass(frozen=True)
+class WeightFile:
+    """A file of weights beside model.onnx. `how` is 'linked' (to the checkpoint) or 'copied'; `reason` says why copied."""
+
+    name: str
+    how: str
+    nbytes: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class OnnxModel:
     """A rewritten graph on disk: `path` is model.onnx, its weights lie beside it.
 
     `lowering` is 'native' (function bodies, logical layout) or 'plugin' (bare nodes, packed layout).
+    `weights`: the files beside it, empty when all weights are small enough to lie inside.
     """
 
     path: Path
@@ -105,6 +116,7 @@ class OnnxModel:
     shape: ModelShape
     dtype: str
     digest: str
+    weights: tuple[WeightFile, ...] = ()
 
 
 @dataclass(frozen=True)

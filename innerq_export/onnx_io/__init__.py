@@ -1,0 +1,6 @@
+"""Stage 4: a rewritten model on disk, weights beside it: linked to the checkpoint where possible, never half-written."""
+
+from innerq_export.onnx_io.load import load_onnx
+from innerq_export.onnx_io.save import DATA_NAME, MODEL_NAME, save_onnx
+
+__all__ = ["DATA_NAME", "MODEL_NAME", "load_onnx", "save_onnx"]

@@ -1,0 +1,51 @@
+"""Writing model.onnx and its weights into a folder: first everything under temporary names, then renamed, model last.
+
+ONNX external data lies in the folder of the model. Weights that are bytes of a checkpoint file are reached through a
+hard link to that file; what cannot be linked, and what had to change, is streamed into model.onnx.data.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+
+from innerq_export.artifacts import Graph, OnnxModel, digest_of
+from innerq_export.onnx_io.check import check_model
+from innerq_export.onnx_io.staging import Staging
+from innerq_export.onnx_io.weights import place_weights
+from innerq_export.progress import Progress, Silent
+from innerq_export.spec import CacheConfig
+
+MODEL_NAME = "model.onnx"
+DATA_NAME = "model.onnx.data"
+PRODUCER = "innerq-export"
+
+
+def save_onnx(
+    model: ir.Model,
+    folder: Path,
+    *,
+    graph: Graph,
+    cache: CacheConfig,
+    lowering: str,
+    copy_weights: bool = False,
+    progress: Progress | None = None,
+) -> OnnxModel:
+    """Write `model`, which `rewrite` made of `graph`, into `folder`; return what was written, checked by onnx.
+
+    `copy_weights` makes the folder self-contained. `OnnxModel.weights` says what became of each file. `model` itself is
+    not changed. On any error the folder is as before, except that an older model.onnx of it is gone once renaming began.
+    """
+    with (progress or Silent()).stage("writing model.onnx") as step, Staging(folder) as staging:
+        written = model.clone()
+        written.producer_name = PRODUCER
+        written.metadata_props.update({"innerq.cache": cache.to_json(), "innerq.lowering": lowering})
+        weights = place_weights(written, staging, DATA_NAME, copy_weights, step)
+        proto = ir.to_proto(written)
+        check_model(proto)
+        staging.path(MODEL_NAME).write_bytes(proto.SerializeToString(deterministic=True))
+        digest = digest_of(graph.digest, staging.path(MODEL_NAME))
+        staging.commit(last=MODEL_NAME)
+        step.advance(1.0, MODEL_NAME)
+        return OnnxModel(folder / MODEL_NAME, lowering, cache, graph.shape, graph.dtype, digest, weights)
