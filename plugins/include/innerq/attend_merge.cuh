@@ -1,0 +1,147 @@
+// Putting partial results together: warps of a CTA through shared memory, CTAs of a launch through the workspace.
+//
+// A partial is (out, maximum, sum) of a segment's 8 query rows over part of its tokens. A warp leaves at most two: `head`,
+// of a segment that began before the warp's share and ends in it, and `tail`, of one that goes on behind it. A CTA again
+// has at most two that are not whole. The CTA that arrives last at a segment's counter adds up and writes the output.
+#pragma once
+
+#include "attend_plan.cuh"
+#include "attend_softmax.cuh"
+#include "innerq/cache.cuh"
+
+namespace innerq::attend {
+
+// A segment's place in the line of work, and what it is. units == 0: none.
+struct Segment {
+    int64_t start;
+    int units, batch, head, row_chunk, fresh;
+};
+
+// What merging needs to know of the launch.
+struct Output {
+    const TokenParams &out;
+    int query_heads_per_kv, tokens;
+    bool bf16;
+    float unit;  // of out
+
+    // Where query row n of a segment goes, or nullptr if there is no such row.
+    __device__ __forceinline__ uint16_t *row(const Segment &s, int n, bool &seen) const {
+        const int index = s.row_chunk * kRows + n, token = index / query_heads_per_kv;
+        seen = token < s.fresh;
+        if (token >= tokens) return nullptr;
+        return token_row(out, s.batch, s.head * query_heads_per_kv + index % query_heads_per_kv, token);
+    }
+
+    __device__ __forceinline__ void store4(uint16_t *row, int channel, float4 x, float sum, bool seen) const {
+        const float scale = seen && sum != 0.f ? unit / sum : 0.f;
+        uint2 packed = {pack_activation2(x.x * scale, x.y * scale, bf16),
+                        pack_activation2(x.z * scale, x.w * scale, bf16)};
+        if (!seen) packed = {0u, 0u};
+        *reinterpret_cast<uint2 *>(row + channel) = packed;
+    }
+};
+
+template <int kTiles>
+__device__ __forceinline__ float4 quad_of(const Softmax<kTiles> &state, int t, int e) {
+    return {state.out[t][0][e], state.out[t][1][e], state.out[t][2][e], state.out[t][3][e]};
+}
+
+// A segment that one warp saw from end to end.
+template <int kTiles>
+__device__ __forceinline__ void write_output(const Output &output, const Segment &segment,
+                                             const Softmax<kTiles> &state, int lane) {
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+        bool seen;
+        uint16_t *row = output.row(segment, 2 * (lane & 3) + e, seen);
+        if (row == nullptr) continue;
+#pragma unroll
+        for (int t = 0; t < kTiles; ++t)
+            output.store4(row, 32 * t + 4 * (lane >> 2), quad_of(state, t, e), state.sum[e], seen);
+    }
+}
+
+// A partial in shared memory: out [8][D + 4] (padded against bank conflicts), weights [8] of (maximum, sum).
+template <int kTiles>
+struct Slot8 {
+    static constexpr int kStride = 32 * kTiles + 4;
+    static constexpr int kBytes = kRows * kStride * 4;
+};
+
+template <int kTiles>
+__device__ __forceinline__ void write_slot(float *out, float2 *weights, const Softmax<kTiles> &state, int lane) {
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+        const int row = 2 * (lane & 3) + e;
+#pragma unroll
+        for (int t = 0; t < kTiles; ++t)
+            *reinterpret_cast<float4 *>(out + row * Slot8<kTiles>::kStride + 32 * t + 4 * (lane >> 2)) =
+                quad_of(state, t, e);
+        if (lane < 4) weights[row] = {state.maximum[e], state.sum[e]};
+    }
+}
+
+// Sum of partials, one at a time; four channels of one row.
+struct Sum4 {
+    float4 out = {0.f, 0.f, 0.f, 0.f};
+    float maximum = kNoMaximum, sum = 0.f;
+
+    __device__ __forceinline__ void add(float4 x, float2 weight) {
+        const float now = fmaxf(maximum, weight.x);
+        const float a = exp2_fast(maximum - now), b = exp2_fast(weight.x - now);
+        maximum = now;
+        sum = sum * a + weight.y * b;
+        out = {out.x * a + x.x * b, out.y * a + x.y * b, out.z * a + x.z * b, out.w * a + x.w * b};
+    }
+};
+
+// Partials in the workspace: of part p, [p][0] of the segment that began before it, [p][1] of the one that goes on
+// behind it; each out [8][D], then (maximum, sum) [8].
+template <int kTiles>
+struct Partials {
+    static constexpr int kFloats = kRows * (32 * kTiles + 2);
+    float *memory;
+    __device__ __forceinline__ float *out(int part, int which) const {
+        return memory + static_cast<int64_t>(2 * part + which) * kFloats;
+    }
+    __device__ __forceinline__ float2 *weights(int part, int which) const {
+        return reinterpret_cast<float2 *>(out(part, which) + kRows * 32 * kTiles);
+    }
+};
+
+// The last CTA of a segment: adds up the partials of parts first .. last and writes the output.
+template <int kTiles>
+__device__ __forceinline__ void merge_parts(const Output &output, const Segment &segment,
+                                            const Partials<kTiles> &partials, int first, int last) {
+    constexpr int kQuads = 8 * kTiles;
+    for (int v = threadIdx.x; v < kRows * kQuads; v += blockDim.x) {
+        const int n = v / kQuads, quad = v % kQuads;
+        bool seen;
+        uint16_t *row = output.row(segment, n, seen);
+        if (row == nullptr) continue;
+        Sum4 total;
+#pragma unroll 8
+        for (int p = first; p <= last; ++p) {
+            const int which = p == first;
+            const float4 x = __ldcg(reinterpret_cast<const float4 *>(partials.out(p, which)) + v);
+            total.add(x, __ldcg(partials.weights(p, which) + n));
+        }
+        output.store4(row, 4 * quad, total.out, total.sum, seen);
+    }
+}
+
+// Counts this CTA in at a segment that `expected` CTAs share; true in the last one, with all partials visible.
+__device__ __forceinline__ bool arrive(unsigned *counter, int expected, int *shared_flag) {
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        __threadfence();
+        const bool is_last = atomicAdd(counter, 1u) == static_cast<unsigned>(expected - 1);
+        if (is_last) *counter = 0;  // clean for the next launch
+        __threadfence();
+        *shared_flag = is_last;
+    }
+    __syncthreads();
+    return *shared_flag;
+}
+
+}  // namespace innerq::attend

@@ -1,0 +1,64 @@
+// Decode attention: workspace, and the choice of a kernel.
+#include <cuda_runtime.h>
+
+#include "attend.h"
+#include "attend_kernels.h"
+#include "innerq/attend_plan.cuh"
+
+namespace innerq {
+namespace {
+
+int row_chunks_of(const CacheParams &cache, int query_heads, int tokens) {
+    return (query_heads / cache.kv_heads * tokens + attend::kRows - 1) / attend::kRows;
+}
+
+size_t arrivals_bytes(const CacheParams &cache, int row_chunks) {
+    const size_t bytes = size_t{sizeof(unsigned)} * cache.batch * cache.kv_heads * row_chunks;
+    return (bytes + 255) / 256 * 256;
+}
+
+innerq_status read_card(Card *card) {
+    int device = 0;
+    cudaError_t error = cudaGetDevice(&device);
+    if (error == cudaSuccess)
+        error = cudaDeviceGetAttribute(&card->multiprocessors, cudaDevAttrMultiProcessorCount, device);
+    if (error == cudaSuccess)
+        error = cudaDeviceGetAttribute(&card->shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&card->major, cudaDevAttrComputeCapabilityMajor, device);
+    if (error == cudaSuccess) return INNERQ_OK;
+    return fail(INNERQ_CUDA_ERROR, "attend: no usable CUDA device: %s", cudaGetErrorString(error));
+}
+
+}  // namespace
+
+size_t attend_workspace_bytes(const CacheParams &cache, int query_heads, int tokens) {
+    const size_t partial = sizeof(float) * attend::kRows * (cache.head_dim + 2);
+    return arrivals_bytes(cache, row_chunks_of(cache, query_heads, tokens)) + 2 * attend::kMaxParts * partial;
+}
+
+innerq_status launch_attend(const AttendParams &params, void *stream) {
+    AttendChoice choice = {params, {}, 0, nullptr, nullptr, stream};
+    const innerq_status found = read_card(&choice.card);
+    if (found != INNERQ_OK) return found;
+    choice.row_chunks = row_chunks_of(params.cache, params.query_heads, params.tokens);
+    const size_t counters = arrivals_bytes(params.cache, choice.row_chunks);
+    choice.arrivals = static_cast<unsigned *>(params.workspace);
+    choice.partials = reinterpret_cast<float *>(static_cast<char *>(params.workspace) + counters);
+    if (!params.workspace_is_clean) {
+        const cudaError_t error = cudaMemsetAsync(params.workspace, 0, counters, static_cast<cudaStream_t>(stream));
+        if (error != cudaSuccess)
+            return fail(INNERQ_CUDA_ERROR, "attend: clearing the workspace: %s", cudaGetErrorString(error));
+    }
+    switch (params.cache.head_dim) {
+        case 64:
+            return launch_attend_for<64>(choice);
+        case 128:
+            return launch_attend_for<128>(choice);
+        case 256:
+            return launch_attend_for<256>(choice);
+        default:
+            return fail(INNERQ_UNSUPPORTED, "attend: head_dim: expected 64, 128 or 256, got %d", params.cache.head_dim);
+    }
+}
+
+}  // namespace innerq

@@ -1,0 +1,101 @@
+// From a configuration to a kernel: one specialised kernel for each preset, and one that serves every other combination.
+#pragma once
+
+#include "attend_kernels.h"
+#include "innerq/attend.cuh"
+
+namespace innerq {
+namespace attend {
+
+inline int zero_kind(int mode) {
+    return mode == INNERQ_HYBRID ? kHybridZero : mode == INNERQ_ASYMMETRIC ? kZero : kNoZero;
+}
+
+template <int kBits, int kKind>
+bool serves(const FixedCodes<kBits, kKind> &, int bits, int mode) {
+    return bits == kBits && zero_kind(mode) == kKind;
+}
+
+// Warps of a CTA and records of a stage: as many as shared memory holds, warps first.
+struct Shape {
+    int warps, stage_records;
+    SharedPlan plan;
+};
+inline Shape choose_shape(int head_bytes, int record_bytes, int shared_bytes) {
+    for (int warps = kMaxWarps; warps > 0; warps /= 2)
+        for (int records = 2; records > 0; --records) {
+            const SharedPlan plan{head_bytes, records * record_bytes};
+            if (plan.bytes(warps) <= shared_bytes) return {warps, records, plan};
+        }
+    return {0, 0, {}};
+}
+
+// Programmatic dependent launch needs code that waits for the grid before: true if the kernel was compiled for sm_90.
+template <class Kernel>
+cudaError_t waits_for_previous_grid(Kernel *kernel, bool *waits) {
+    cudaFuncAttributes attributes;
+    const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
+    *waits = error == cudaSuccess && attributes.ptxVersion >= 90;
+    return error;
+}
+
+inline innerq_status cuda_failure(const char *what, cudaError_t error) {
+    return fail(INNERQ_CUDA_ERROR, "attend: %s: %s", what, cudaGetErrorString(error));
+}
+
+template <int kHeadDim, class KeyCodes, class ValueCodes>
+innerq_status launch(const AttendChoice &choice, const KeyCodes &keys, const ValueCodes &values) {
+    const auto kernel = attend_kernel<kHeadDim, KeyCodes, ValueCodes>;
+    const int record_bytes = choice.params.cache.record_bytes;
+    const Shape shape = choose_shape(Slot8<kHeadDim / 32>::kBytes, record_bytes, choice.card.shared_bytes);
+    if (shape.warps == 0)
+        return fail(INNERQ_UNSUPPORTED, "attend: a record of %d bytes needs more shared memory than the %d bytes of this card",
+                    record_bytes, choice.card.shared_bytes);
+    const int shared_bytes = shape.plan.bytes(shape.warps);
+    cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+    if (error != cudaSuccess) return cuda_failure("shared memory", error);
+    bool dependent = false;
+    error = waits_for_previous_grid(kernel, &dependent);
+    if (error != cudaSuccess) return cuda_failure("no kernel for this card", error);
+
+    cudaLaunchAttribute overlap = {};
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = choice.card.multiprocessors < kMaxParts ? choice.card.multiprocessors : kMaxParts;
+    config.blockDim = 32 * shape.warps;
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = static_cast<cudaStream_t>(choice.stream);
+    config.attrs = &overlap;
+    config.numAttrs = dependent && choice.card.major >= 9;
+    const Launch<KeyCodes, ValueCodes> launch = {choice.params,       keys,           values, choice.row_chunks,
+                                                 shape.stage_records, choice.arrivals, choice.partials};
+    error = cudaLaunchKernelEx(&config, kernel, launch);
+    return error == cudaSuccess ? INNERQ_OK : cuda_failure("launch", error);
+}
+
+template <int kHeadDim, class KeyCodes, class ValueCodes>
+bool launch_if(const AttendChoice &choice, innerq_status *status) {
+    const CacheParams &cache = choice.params.cache;
+    if (!serves(KeyCodes{}, cache.key_bits, cache.key_mode)) return false;
+    if (!serves(ValueCodes{}, cache.value_bits, cache.value_mode)) return false;
+    *status = launch<kHeadDim>(choice, KeyCodes{}, ValueCodes{});
+    return true;
+}
+
+}  // namespace attend
+
+template <int kHeadDim>
+innerq_status launch_attend_for(const AttendChoice &choice) {
+    using namespace attend;
+    innerq_status status = INNERQ_OK;
+    if (launch_if<kHeadDim, FixedCodes<3, kNoZero>, FixedCodes<3, kNoZero>>(choice, &status)) return status;
+    if (launch_if<kHeadDim, FixedCodes<3, kNoZero>, FixedCodes<2, kNoZero>>(choice, &status)) return status;
+    if (launch_if<kHeadDim, FixedCodes<4, kNoZero>, FixedCodes<4, kNoZero>>(choice, &status)) return status;
+    if (launch_if<kHeadDim, FixedCodes<3, kNoZero>, FixedCodes<2, kHybridZero>>(choice, &status)) return status;
+    const CacheParams &cache = choice.params.cache;
+    return launch<kHeadDim>(choice, AnyCodes{cache.key_bits, zero_kind(cache.key_mode)},
+                            AnyCodes{cache.value_bits, zero_kind(cache.value_mode)});
+}
+
+}  // namespace innerq

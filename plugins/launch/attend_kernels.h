@@ -1,0 +1,28 @@
+// What attend.cu decides for a launch, and the kernels of one head dim that carry it out (attend_d64.cu ...).
+#pragma once
+
+#include "innerq/params.cuh"
+#include "status.h"
+
+namespace innerq {
+
+// The card at hand.
+struct Card {
+    int multiprocessors;
+    int shared_bytes;  // a CTA can have
+    int major;         // of the compute capability
+};
+
+struct AttendChoice {
+    AttendParams params;
+    Card card;
+    int row_chunks;
+    unsigned *arrivals;
+    float *partials;
+    void *stream;
+};
+
+template <int kHeadDim>
+innerq_status launch_attend_for(const AttendChoice &choice);
+
+}  // namespace innerq
