@@ -30,7 +30,7 @@ void read_record(const CacheParams &cache, uint8_t *record, TilePlace at, int64_
 
 void read_blocks(const AttendParams &params, int batch, int head, History &history) {
     const CacheParams &cache = params.cache;
-    const int64_t blocks = std::min<int64_t>(blocks_of(cache, history.past + history.fresh), cache.capacity_blocks);
+    const int64_t blocks = blocks_with_room(cache, history.past + history.fresh);
     for (int64_t block = 0; block < blocks; ++block)
         if (uint8_t *record = record_of(cache, batch, head, block))
             for (int part = 0; part < 2; ++part)

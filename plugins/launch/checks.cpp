@@ -200,7 +200,8 @@ innerq_status check_dequantise(const innerq_config *config, const innerq_cache *
     params->value = static_cast<uint16_t *>(args->value_BHkvTD);
     params->tokens = args->tokens;
     params->length_B = args->length_B;
-    params->end_B = nullptr;
+    params->fresh = 0;
+    params->fresh_B = nullptr;
     return INNERQ_OK;
 }
 

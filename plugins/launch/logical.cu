@@ -11,7 +11,7 @@ struct Conversion {
     LogicalParams params;
     INNERQ_HD const CacheParams &cache() const { return params.cache; }
     INNERQ_HD bool holds(TilePlace at, int64_t block) const {
-        return block < blocks_held(params.cache, params.length_B, at.batch);
+        return params.length_B == nullptr || block < blocks_of(params.cache, params.length_B[at.batch]);
     }
 };
 

@@ -18,10 +18,9 @@ INNERQ_HD inline int64_t blocks_of(const CacheParams &cache, int64_t tokens) {
     return beyond < 0 ? 0 : beyond / kGroup;
 }
 
-// Blocks that hold data: q(length), at most NB; all NB without lengths.
-INNERQ_HD inline int64_t blocks_held(const CacheParams &cache, const int32_t *length_B, int batch) {
-    if (length_B == nullptr) return cache.capacity_blocks;
-    const int64_t blocks = blocks_of(cache, length_B[batch]);
+// q(n), but no more than the cache has room for.
+INNERQ_HD inline int64_t blocks_with_room(const CacheParams &cache, int64_t tokens) {
+    const int64_t blocks = blocks_of(cache, tokens);
     return blocks < cache.capacity_blocks ? blocks : cache.capacity_blocks;
 }
 
@@ -71,12 +70,20 @@ INNERQ_HD inline uint16_t number_of(const Chunk &chunk, int i) {
 
 INNERQ_HD inline Chunk load_chunk(const uint16_t *from) {
     Chunk chunk;
-    memcpy(&chunk, __builtin_assume_aligned(from, 16), sizeof chunk);
+#ifdef __CUDA_ARCH__
+    reinterpret_cast<uint4 &>(chunk) = *reinterpret_cast<const uint4 *>(from);
+#else
+    memcpy(&chunk, from, sizeof chunk);
+#endif
     return chunk;
 }
 
 INNERQ_HD inline void store_chunk(uint16_t *to, const Chunk &chunk) {
-    memcpy(__builtin_assume_aligned(to, 16), &chunk, sizeof chunk);
+#ifdef __CUDA_ARCH__
+    *reinterpret_cast<uint4 *>(to) = reinterpret_cast<const uint4 &>(chunk);
+#else
+    memcpy(to, &chunk, sizeof chunk);
+#endif
 }
 
 }  // namespace innerq

@@ -5,13 +5,15 @@
 
 namespace innerq {
 
-// Plain keys and values of tokens 0 .. tokens - 1: activation dtype [B, Hkv, T, D], contiguous.
+// Plain keys and values of tokens 0 .. tokens - 1 below length: activation dtype [B, Hkv, T, D], contiguous, zeros from
+// length on. The cache holds length + fresh tokens, where `fresh` are those that the running call has appended.
 struct DequantiseParams {
     CacheParams cache;
     uint16_t *key, *value;
-    int64_t tokens;           // T
-    const int32_t *length_B;  // tokens held
-    const int32_t *end_B;     // tokens >= end are zeros; may be NULL: all that are held
+    int64_t tokens;  // T
+    const int32_t *length_B;
+    int fresh;
+    const int32_t *fresh_B;  // may be NULL: `fresh` for all
 };
 
 INNERQ_HD inline uint16_t *plain_row(const DequantiseParams &params, TilePlace at, int64_t token) {
@@ -91,10 +93,10 @@ INNERQ_HD inline void read_unquantised(const DequantiseParams &params, TilePlace
 // 32 rows of output at one tile place: whatever of block `segment` and of tokens 32 segment .. + 31 is due.
 INNERQ_HD inline void read_segment(const DequantiseParams &params, TilePlace at, int64_t segment, TileScratch &scratch,
                                    const Warp &each_lane) {
-    const int64_t blocks = blocks_held(params.cache, params.length_B, at.batch);
-    int64_t end = params.end_B != nullptr ? params.end_B[at.batch] : params.length_B[at.batch];
-    if (end > params.length_B[at.batch]) end = params.length_B[at.batch];
-    if (end > params.tokens) end = params.tokens;
+    const int64_t length = params.length_B[at.batch];
+    const int64_t fresh = params.fresh_B != nullptr ? params.fresh_B[at.batch] : params.fresh;
+    const int64_t blocks = blocks_with_room(params.cache, length + fresh);
+    const int64_t end = length < params.tokens ? length : params.tokens;
     if (segment < blocks && params.cache.sink + kGroup * segment < end)
         read_block(params, at, segment, end, scratch, each_lane);
     each_lane([&](int lane) { read_unquantised(params, at, kGroup * segment + lane, blocks, end); });

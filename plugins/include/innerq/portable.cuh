@@ -10,6 +10,9 @@
 
 #ifdef __CUDACC__
 #include <cuda_fp16.h>
+#endif
+
+#ifdef __CUDA_ARCH__
 #define INNERQ_UNROLL _Pragma("unroll")
 #else
 #define INNERQ_UNROLL

@@ -63,9 +63,10 @@ INNERQ_HD inline float error_sum(const float (&x)[kGroup], const GroupFit &fit) 
         error[i] = fabsf(ieee::subtract(x[i], value));
     }
     INNERQ_UNROLL
-    for (int half = kGroup / 2; half > 0; half /= 2) {
+    for (int step = 0; step < 5; ++step) {
         INNERQ_UNROLL
-        for (int i = 0; i < half; ++i) error[i] = ieee::add(error[i], error[i + half]);
+        for (int i = 0; i < kGroup / 2; ++i)
+            if (i < 16 >> step) error[i] = ieee::add(error[i], error[i + (16 >> step)]);
     }
     return error[0];
 }
