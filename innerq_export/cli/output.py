@@ -11,7 +11,6 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from innerq_export.progress import Step
 
@@ -24,11 +23,11 @@ def print_json(result: Mapping[str, Any]) -> None:
 
 
 def print_table(title: str, rows: Mapping[str, object]) -> None:
-    """Write names and values to stdout, aligned."""
-    table = Table(title=title, show_header=False, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    """Write names and values to stdout, aligned, a line each."""
+    width = max(map(len, rows), default=0)
+    click.echo(title)
     for name, value in rows.items():
-        table.add_row(name, str(value))
-    Console(highlight=False, soft_wrap=True).print(table)
+        click.echo(f"  {name:<{width}}  {value}")
 
 
 def note(text: str) -> None:

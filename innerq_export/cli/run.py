@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option(
     "--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Sample from this probability mass."
 )
-@click.option("--seed", type=int, default=None, help="Makes sampling repeatable.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of sampling.")
 @click.option("--stop", multiple=True, help="End a text before this string. Repeatable.")
 @click.option("--ignore-eos", is_flag=True, help="Go on past the model's stop tokens.")
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="CPU threads; 0: all cores.")
@@ -59,7 +59,7 @@ def _options(
     temperature: float,
     top_k: int,
     top_p: float,
-    seed: int | None,
+    seed: int,
     stop: tuple[str, ...],
     ignore_eos: bool,
 ) -> GenerateOptions:

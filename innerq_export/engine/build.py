@@ -33,20 +33,21 @@ def build_engine(
     progress: Progress | None = None,
     *,
     checkpoint: Checkpoint | None = None,
-    plugin_model: OnnxModel | None = None,
+    backend_model: OnnxModel | None = None,
     options: BuildOptions | None = None,
 ) -> Engine:
     """Complete the folder in which `model` (native lowering) lies, and return it as an engine that is not ready yet.
 
-    `backend`: a name of `BACKENDS` or 'auto'; `plugin_model`: the plugin lowering in the same folder, which
-    only backend 'tensorrt' needs; `checkpoint`: gives tokenizer files, config.json and the name for the manifest.
+    `backend`: a name of `BACKENDS` or 'auto'; `backend_model`: the same graph as that backend wants it (the plugin
+    lowering for 'tensorrt', inlined functions for 'tensorrt-rtx'; anywhere on disk), `model` by default;
+    `checkpoint`: gives tokenizer files, config.json and the name for the manifest.
     Use inside `folder.staging`, so that nothing half-built stays. Raises UserError and KeyboardInterrupt.
     """
     chosen, options, report = resolve(backend), options or BuildOptions(), progress or Silent()
     _check_place(model, folder)
     made = {"onnxruntime": _build(OnnxRuntimeBackend(), model, folder, profiles, options, report)}
     if chosen.name != "onnxruntime":
-        made[chosen.name] = _build(chosen, _pick(chosen, model, plugin_model), folder, profiles, options, report)
+        made[chosen.name] = _build(chosen, _pick(chosen, backend_model or model), folder, profiles, options, report)
     if checkpoint is not None:
         copy_model_files(checkpoint, folder)
     manifest = _manifest(model, folder, profiles, made, checkpoint)
@@ -74,16 +75,15 @@ def _build(
         return backend.build(model, folder, profiles, options, step)
 
 
-def _pick(backend: Backend, model: OnnxModel, plugin_model: OnnxModel | None) -> OnnxModel:
-    picked = plugin_model if backend.lowering == "plugin" else model
-    if picked is None or picked.lowering != backend.lowering:
+def _pick(backend: Backend, model: OnnxModel) -> OnnxModel:
+    if model.lowering != backend.lowering:
         raise ConfigError(
             f"backend '{backend.name}' needs the {backend.lowering} lowering",
             expected=f"an ONNX model of lowering '{backend.lowering}'",
-            got="none" if picked is None else picked.lowering,
+            got=model.lowering,
             fix=f"rewrite the graph with lowering='{backend.lowering}' and pass it to build_engine",
         )
-    return picked
+    return model
 
 
 def _check_place(model: OnnxModel, folder: Path) -> None:
