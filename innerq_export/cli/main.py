@@ -16,6 +16,8 @@ COMMANDS = {
     "run": "Generate text from an engine folder",
     "parity": "Prove that an engine says what PyTorch says",
     "inspect": "Show what is in an engine folder",
+    "plugin": "Build the CUDA kernels and the TensorRT plugin",
+    "bench": "Measure the kernels against the memory and their peers",
 }
 CANCELLED = 130
 

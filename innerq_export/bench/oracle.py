@@ -1,0 +1,106 @@
+"""What a decode step must give, in fp64 on any device, from the very records that the kernels read.
+
+Independent of the kernels and of the reference's tensors: it reads records by the index tables of spec/layout.py and
+computes SPEC sections 4 and 7 in torch, a sequence at a time so that the largest caches fit on the card.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from innerq_export.bench.inputs import Step
+from innerq_export.integrations.cache import PackedCache
+from innerq_export.spec import GROUP_SIZE, CacheConfig, blocks_of
+from innerq_export.spec.layout import code_bits, key_scale_places, record_parts, value_scale_places
+
+
+def attend64(step: Step) -> Tensor:
+    """Return [B, Hq, 1, D] in fp64."""
+    rows = []
+    for b, past in enumerate(step.past_length_B.tolist()):
+        key, value = history64(step.cache, b, past)
+        key = torch.cat([key, step.key_BHkv1D[b].double()], dim=1)
+        value = torch.cat([value, step.value_BHkv1D[b].double()], dim=1)
+        rows.append(plain_attend64(step.query_BHq1D[b], key, value))
+    return torch.stack(rows)
+
+
+def plain_attend64(query_Hq1D: Tensor, key_HkvTD: Tensor, value_HkvTD: Tensor) -> Tensor:
+    """Return softmax(q K / sqrt(D)) V [Hq, 1, D] in fp64, one KV head after the other to bound memory."""
+    group = query_Hq1D.shape[0] // key_HkvTD.shape[0]
+    heads = []
+    for head, query_g1D in enumerate(query_Hq1D.double().split(group)):
+        score = query_g1D[:, 0] @ key_HkvTD[head].double().T * query_Hq1D.shape[-1] ** -0.5
+        heads.append(score.softmax(-1) @ value_HkvTD[head].double())
+    return torch.cat(heads)[:, None]
+
+
+def history64(cache: PackedCache, b: int, past: int) -> tuple[Tensor, Tensor]:
+    """Return keys and values [Hkv, past, D] in fp64 of sequence b, whose cache holds past + 1 tokens."""
+    config, window = cache.config, cache.window_B2HkvWD[b].double()
+    blocks = blocks_of(config, past + 1)
+    key_HkvTD, value_HkvTD = dequantise64(config, _records(cache, b, blocks), window.shape[-1])
+    key_HkvTD = key_HkvTD * cache.key_norm_BHkvD[b, :, None].double()
+    token = torch.arange(past, device=window.device)
+    ring = config.recent + GROUP_SIZE
+    slot = torch.where(token < config.sink, token, config.sink + (token - config.sink) % ring)
+    held = (token < config.sink) | (token >= config.sink + GROUP_SIZE * blocks)
+    early, late = slot[token < config.sink], slot[(token >= config.sink) & held]
+    key = torch.cat([window[0, :, early], key_HkvTD, window[0, :, late]], dim=1)
+    return key, torch.cat([window[1, :, early], value_HkvTD, window[1, :, late]], dim=1)
+
+
+def dequantise64(config: CacheConfig, records_HkvNw: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
+    """Return keys (divided by lambda) and values [Hkv, 32 N, D] in fp64 of int32 records [Hkv, N, words]."""
+    numbers = {}
+    halves = records_HkvNw.view(torch.float16)
+    for name, part in record_parts(config, head_dim).items():
+        kind, _, what = name.partition("_")
+        if what == "codes":
+            words = records_HkvNw[..., part.offset // 4 : (part.offset + part.size) // 4]
+            bits = config.key_bits if kind == "key" else config.value_bits
+            numbers[name] = _codes(words, kind, bits, head_dim)
+        else:
+            places = key_scale_places(head_dim) if kind == "key" else value_scale_places(head_dim)
+            index = torch.as_tensor(places, device=halves.device)
+            numbers[name] = halves[..., part.offset // 2 : (part.offset + part.size) // 2][..., index].double()
+    key_groups = numbers["key_codes"].unflatten(-1, (-1, GROUP_SIZE))
+    key = _values(key_groups, numbers["key_scales"][..., None], _zero(numbers, "key"), config.key_bits, config.key_mode)
+    scale, zero = numbers["value_scales"][..., None, :], _zero(numbers, "value")
+    value = _values(numbers["value_codes"], scale, zero, config.value_bits, config.value_mode)
+    return key.flatten(-2).flatten(1, 2), value.flatten(1, 2)
+
+
+def _zero(numbers: dict[str, Tensor], kind: str) -> Tensor | None:
+    zero = numbers.get(f"{kind}_zeros")
+    if zero is None:
+        return None
+    return zero[..., None] if kind == "key" else zero[..., None, :]
+
+
+def _values(stored: Tensor, scale: Tensor, zero: Tensor | None, bits: int, mode: str) -> Tensor:
+    """SPEC section 4, last column; `stored` is the code as the record has it, 0 .. 2^bits - 1, in fp64."""
+    symmetric = (stored - 2 ** (bits - 1)) * scale
+    if mode.startswith("symmetric"):
+        return symmetric
+    assert zero is not None
+    asymmetric = stored * scale.abs() + zero
+    return asymmetric if mode == "asymmetric" else torch.where(torch.signbit(scale), asymmetric, symmetric)
+
+
+def _codes(words: Tensor, kind: str, bits: int, head_dim: int) -> Tensor:
+    """Return stored codes [..., 32, D] as fp64."""
+    stored = torch.zeros((), dtype=torch.int32, device=words.device)
+    for i, places in enumerate(torch.as_tensor(code_bits(kind, bits, head_dim), device=words.device)):
+        word, bit = places // 32, (places % 32).to(torch.int32)
+        stored = stored + (((words[..., word] >> bit) & 1) << i)
+    return stored.double()
+
+
+def _records(cache: PackedCache, b: int, blocks: int) -> Tensor:
+    """Return sequence b's first records [Hkv, blocks, words], gathered from its pages."""
+    if cache.block_table_BP is None:
+        return cache.blocks[b, :, :blocks]
+    pages = cache.blocks[cache.block_table_BP[b].long()]
+    return pages.transpose(0, 1).flatten(1, 2)[:, :blocks].contiguous()

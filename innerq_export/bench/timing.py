@@ -1,0 +1,99 @@
+"""How long a launch takes. The one method for claims: "ev", event pairs around each launch; beside it "graph".
+
+ev: median of CUDA-event pairs per launch over rotated data, the queue kept full by a sleeping kernel in front.
+graph: launches captured into one CUDA graph over the same rotation, replayed, time of a replay over its launches.
+Times include no host work. On the CPU, for tests only, both are the median of host clock readings.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+Launch = Callable[[int], object]
+ROUND = 64
+ROUNDS = 5
+MAX_SECONDS = 0.25
+SLEEP_CYCLES = 12_000_000
+GRAPH_REPLAYS = 12
+COPY_BYTES = 2_000_000_000
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Microseconds per launch; `graph_us` is None where the launch cannot be captured."""
+
+    ev_us: float
+    graph_us: float | None
+
+
+def measure(launch: Launch, rotation: int, device: torch.device) -> Timing:
+    """Time `launch(i)`, which works on data set i of `rotation`, in torch's current stream."""
+    if device.type == "cpu":
+        return _host(launch, rotation)
+    for i in range(max(3, rotation)):
+        launch(i % rotation)
+    torch.cuda.synchronize(device)
+    ev_us = _events(launch, rotation)
+    return Timing(ev_us, _graph(launch, rotation))
+
+
+def copy_bandwidth(device: torch.device) -> float:
+    """Return bytes per second, read plus written, of a device-to-device copy timed by events."""
+    size = COPY_BYTES if device.type == "cuda" else 8_000_000
+    source, target = (torch.empty(size, dtype=torch.uint8, device=device) for _ in range(2))
+    source.random_()
+    timing = measure(lambda _: target.copy_(source), 1, device)
+    return 2 * size / (timing.ev_us * 1e-6)
+
+
+def _events(launch: Launch, rotation: int) -> float:
+    samples: list[float] = []
+    start, at = time.perf_counter(), 0
+    while len(samples) < ROUND * ROUNDS and (not samples or time.perf_counter() - start < MAX_SECONDS):
+        pairs = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(ROUND)]
+        torch.cuda._sleep(SLEEP_CYCLES)
+        for before, after in pairs:
+            before.record()
+            launch(at % rotation)
+            after.record()
+            at += 1
+        torch.cuda.synchronize()
+        samples += [1e3 * before.elapsed_time(after) for before, after in pairs]
+    return statistics.median(samples)
+
+
+def _graph(launch: Launch, rotation: int) -> float | None:
+    """Return microseconds per launch inside a graph, or None where capturing fails."""
+    launches = rotation * -(-24 // rotation)
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            for i in range(launches):
+                launch(i % rotation)
+    except (RuntimeError, ValueError):
+        torch.cuda.synchronize()
+        return None
+    graph.replay()
+    samples = []
+    for _ in range(GRAPH_REPLAYS):
+        before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        before.record()
+        graph.replay()
+        after.record()
+        torch.cuda.synchronize()
+        samples.append(1e3 * before.elapsed_time(after) / launches)
+    return statistics.median(samples)
+
+
+def _host(launch: Launch, rotation: int) -> Timing:
+    samples = []
+    for i in range(3):
+        start = time.perf_counter()
+        launch(i % rotation)
+        samples.append(1e6 * (time.perf_counter() - start))
+    return Timing(statistics.median(samples), statistics.median(samples))
