@@ -1,6 +1,6 @@
 """The InnerQ cache in torch, fp32 and obvious: what every other implementation is held against (SPEC.md)."""
 
-from innerq_export.reference.attention import attend, dequantised_history
+from innerq_export.reference.attention import attend, attend_over, dequantised_history
 from innerq_export.reference.blocks import Blocks, dequantise_blocks, empty_blocks, quantise_blocks
 from innerq_export.reference.cache import Cache, append, empty_cache, slot_of
 from innerq_export.reference.quantise import Quantised, dequantise, quantise
@@ -11,6 +11,7 @@ __all__ = [
     "Quantised",
     "append",
     "attend",
+    "attend_over",
     "dequantise",
     "dequantise_blocks",
     "dequantised_history",

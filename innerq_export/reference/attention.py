@@ -49,8 +49,22 @@ def attend(
     fp64 for an fp64 query. `scale` is 1 / sqrt(D) unless given. Query head h uses KV head h // (Hq / Hkv).
     """
     _check(cache, query_BHqSD, key_BHkvSD, past_length_B, new_length_B)
-    dtype = torch.float64 if query_BHqSD.dtype == torch.float64 else torch.float32
-    old_key, old_value = dequantised_history(cache, past_length_B, dtype)
+    history = dequantised_history(cache, past_length_B, _arithmetic(query_BHqSD))
+    return attend_over(history, query_BHqSD, key_BHkvSD, value_BHkvSD, past_length_B, new_length_B, scale)
+
+
+def attend_over(
+    history: tuple[Tensor, Tensor],
+    query_BHqSD: Tensor,
+    key_BHkvSD: Tensor,
+    value_BHkvSD: Tensor,
+    past_length_B: Tensor,
+    new_length_B: Tensor,
+    scale: float | None = None,
+) -> Tensor:
+    """Return what `attend` returns, given the `dequantised_history` of its cache."""
+    dtype = _arithmetic(query_BHqSD)
+    old_key, old_value = (tensor.to(dtype) for tensor in history)
     key_BHkvTD = torch.cat([old_key, key_BHkvSD.to(dtype)], dim=2)
     value_BHkvTD = torch.cat([old_value, _without_padding(value_BHkvSD.to(dtype), new_length_B)], dim=2)
     group = query_BHqSD.shape[1] // key_BHkvSD.shape[1]
@@ -61,6 +75,10 @@ def attend(
     weight = score.masked_fill(~visible_BST[:, None, None], -torch.inf).softmax(-1)
     output = weight @ value_BHkvTD[:, :, None]
     return _without_padding(output.flatten(1, 2), new_length_B).to(query_BHqSD.dtype)
+
+
+def _arithmetic(query: Tensor) -> torch.dtype:
+    return torch.float64 if query.dtype == torch.float64 else torch.float32
 
 
 def _choose(

@@ -1,0 +1,115 @@
+"""Climbing: one case after the other, every rung on every call, until the first thing that is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from innerq_export.artifacts import Checkpoint, ModelShape
+from innerq_export.engine.manifest import Manifest
+from innerq_export.parity.call import Call
+from innerq_export.parity.cases import Case
+from innerq_export.parity.observation import Runner
+from innerq_export.parity.report import FAILED, NOT_RUN, PASSED, REPORTED, Finding, RungResult
+from innerq_export.parity.rungs import (
+    AttentionRung,
+    CacheRung,
+    KeysValuesRung,
+    LogitsRung,
+    Rung,
+    UnquantisedRung,
+)
+from innerq_export.parity.torch_model import TorchModel
+from innerq_export.reference import Cache, empty_cache
+from innerq_export.spec import CacheConfig, blocks_of
+
+
+def open_ladder(runner: Runner, manifest: Manifest, checkpoint: Checkpoint | None, streams_BT: Tensor) -> Ladder:
+    """Return the ladder for an engine; without a checkpoint it has no rungs that need PyTorch's side."""
+    dtype, shape = manifest.dtype, manifest.model
+    model = TorchModel(checkpoint.folder, dtype) if checkpoint else None
+    unquantised = torch.stack([model.unquantised(ids) for ids in streams_BT]) if model else torch.empty(0)
+    rungs = (
+        CacheRung(),
+        AttentionRung(shape.layers, dtype),
+        KeysValuesRung(dtype),
+        LogitsRung(dtype),
+        UnquantisedRung(unquantised),
+    )
+    return Ladder(manifest.cache, shape, dtype, runner, model, rungs)
+
+
+@dataclass
+class Ladder:
+    """Holds a runner to the rungs. `calls` counts for each rung the calls that it has passed."""
+
+    config: CacheConfig
+    shape: ModelShape
+    dtype: str
+    runner: Runner
+    model: TorchModel | None
+    rungs: Sequence[Rung]
+
+    def __post_init__(self) -> None:
+        self.calls = {rung.name: 0 for rung in self.rungs}
+        self.finding: Finding | None = None
+
+    def climb(self, case: Case, streams_BT: Tensor, tick: Callable[[], None]) -> bool:
+        """Run one case on the first tokens of each stream; `tick` after each call. Return whether nothing was found."""
+        self.runner.start(case.batch)
+        caches: Sequence[Cache] = [self._empty(case)] * self.shape.layers
+        past_B = torch.zeros(case.batch, dtype=torch.int32)
+        for index, new in enumerate(case.calls):
+            new_B = torch.tensor(new, dtype=torch.int32)
+            ids_BS = _rows(streams_BT, past_B, new_B)
+            seen = self.runner.step(ids_BS, new_B)
+            call = Call(case.name, index, ids_BS, past_B, new_B, seen, caches, self.model)
+            if not self._check(call):
+                return False
+            caches, past_B = call.after, past_B + new_B
+            tick()
+        return True
+
+    @property
+    def layers_db(self) -> tuple[float, ...]:
+        """The worst attention output of each layer, in dB."""
+        return tuple(next(rung.layers_db for rung in self.rungs if isinstance(rung, AttentionRung)))
+
+    def results(self) -> tuple[RungResult, ...]:
+        """Return what every rung has to say."""
+        return tuple(self._result(rung) for rung in self.rungs)
+
+    def _check(self, call: Call) -> bool:
+        for rung in self.rungs:
+            if rung.needs_torch and self.model is None:
+                continue
+            self.finding = rung.check(call)
+            if self.finding:
+                return False
+            self.calls[rung.name] += 1
+        return True
+
+    def _result(self, rung: Rung) -> RungResult:
+        failed = self.finding is not None and self.finding.rung == rung.name
+        if not failed and self.calls[rung.name] == 0:
+            no_model = "no Hugging Face checkpoint to compare with"
+            reason = no_model if rung.needs_torch and self.model is None else "a rung below it failed"
+            return RungResult(rung.name, NOT_RUN, rung.tolerance, reason=reason)
+        status = FAILED if failed else PASSED if rung.verdict else REPORTED
+        return RungResult(rung.name, status, rung.tolerance, self.calls[rung.name], rung.figures())
+
+    def _empty(self, case: Case) -> Cache:
+        blocks = max(1, *(blocks_of(self.config, total) for total in case.totals))
+        sizes = (case.batch, self.shape.kv_heads, self.shape.head_dim, blocks)
+        return empty_cache(self.config, *sizes, dtype=getattr(torch, self.dtype))
+
+
+def _rows(streams_BT: Tensor, past_B: Tensor, new_B: Tensor) -> Tensor:
+    """Return the ids [B, S] of the next tokens of each stream, padded with token 0."""
+    ids_BS = torch.zeros(len(past_B), max(1, int(new_B.max())), dtype=torch.int64)
+    for b, (past, new) in enumerate(zip(past_B.tolist(), new_B.tolist(), strict=True)):
+        ids_BS[b, :new] = streams_BT[b, past : past + new]
+    return ids_BS

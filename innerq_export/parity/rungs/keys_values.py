@@ -1,0 +1,56 @@
+"""Each layer's new keys and values against PyTorch's own: the graph outside the two ops."""
+
+from __future__ import annotations
+
+import torch
+
+from innerq_export.parity.call import Call
+from innerq_export.parity.metrics import decibels
+from innerq_export.parity.report import Finding
+from innerq_export.parity.tolerances import KEYS_VALUES_DB
+
+
+class KeysValuesRung:
+    """Projections, norms and RoPE: what is fed across from the engine to PyTorch must be what PyTorch makes itself."""
+
+    name = "keys and values"
+    verdict = True
+    needs_torch = True
+
+    def __init__(self, dtype: str):
+        self._floor = KEYS_VALUES_DB[dtype]
+        self.tolerance = f"at least {self._floor:g} dB for every token"
+        self._worst = float("inf")
+
+    def check(self, call: Call) -> Finding | None:
+        """Compare keys and values of all layers, all KV heads of a token at once."""
+        said = call.torch_said
+        for layer, seen in enumerate(call.seen.layers):
+            pairs = (("keys", said.keys[layer], seen.key_BHkvSD), ("values", said.values[layer], seen.value_BHkvSD))
+            for name, expected, got in pairs:
+                level_BS = decibels(*(x.transpose(1, 2).flatten(2) for x in (expected, got)))
+                level_BS = torch.where(call.real_BS, level_BS, torch.inf)
+                worst = level_BS.min().item()
+                self._worst = min(self._worst, worst)
+                if worst < self._floor:
+                    return self._finding(call, layer, name, (level_BS == worst).nonzero()[0].tolist(), worst)
+        return None
+
+    def figures(self) -> dict[str, float]:
+        """Return the worst token of all."""
+        return {"worst dB": self._worst}
+
+    def _finding(self, call: Call, layer: int, name: str, place: list[int], worst: float) -> Finding:
+        sequence, row = place
+        return Finding(
+            rung=self.name,
+            what=f"the new {name} are not those of the Hugging Face model",
+            expected=f"at least {self._floor:g} dB",
+            got=f"{worst:.1f} dB",
+            advice=f"the graph before the cache of layer {layer} is at fault: weights, norms, RoPE or positions",
+            case=call.case,
+            call=call.index,
+            sequence=sequence,
+            layer=layer,
+            token=int(call.past_length_B[sequence]) + row,
+        )

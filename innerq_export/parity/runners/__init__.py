@@ -1,0 +1,1 @@
+"""One file per way to run an engine and look inside."""
