@@ -17,7 +17,7 @@ class BuildOptions:
     """What a user may choose about a TensorRT build.
 
     `compute_capabilities`: cards such as '8.9' that a TensorRT-RTX engine is for; empty means the backend's default.
-    `plugin_library`: libinnerq_trt.so for the `tensorrt` backend; None searches the usual places.
+    `plugin_library`: libinnerq_trt.so, which the `tensorrt` backend needs.
     `timing_cache`: a file that the `tensorrt` backend reads kernel timings from and writes them to; None keeps none.
     """
 

@@ -2,76 +2,55 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
+from innerq_export.engine.estimate import Estimate
 from innerq_export.engine.logger import quiet_logger
 from innerq_export.engine.monitor import progress_monitor
 from innerq_export.engine.parser import parse
-from innerq_export.engine.profiles import Profile
+from innerq_export.engine.plan_request import PlanRequest
+from innerq_export.engine.plugin_library import register
 from innerq_export.engine.shapes import add_profiles
-from innerq_export.errors import OutOfMemoryError, RewriteError
-from innerq_export.progress import Step
-
-_POLL_SECONDS = 0.1
+from innerq_export.engine.timing_cache import TimingCache
+from innerq_export.errors import ConfigError, OutOfMemoryError, RewriteError, UserError
 
 
-def build_plan(
-    trt: Any,
-    onnx_path: Path,
-    plan_path: Path,
-    profiles: Sequence[Profile],
-    configure: Callable[[Any], None],
-    step: Step,
-) -> None:
-    """Build `onnx_path` into the engine file `plan_path`.
+def build_plan(trt: Any, request: PlanRequest, started: Callable[[Estimate], None]) -> None:
+    """Build what `request` asks for with module `trt` (tensorrt or tensorrt_rtx); `started` gets the live estimate.
 
-    `trt` is the module tensorrt or tensorrt_rtx; `configure(config)` sets what the two do differently. Raises
-    RewriteError when parser or builder refuse the model, KeyboardInterrupt when the user stopped it; neither leaves a
-    file behind.
+    Raises RewriteError when parser or builder refuse the model, OutOfMemoryError, ConfigError for an unknown card,
+    EnvironmentMismatchError for a plugin library that the registry refuses. The plan appears in one rename.
     """
     logger = quiet_logger(trt)
+    if request.library is not None:
+        register(trt, request.library)
     builder = trt.Builder(logger)
-    step.advance(0.0, "reading the model")
-    network, parser = parse(trt, builder, logger, onnx_path)
+    network, parser = parse(trt, builder, logger, request.model)
     config = builder.create_builder_config()
-    configure(config)
-    add_profiles(builder, config, network, profiles)
-    plan = _run_builder(trt, builder, network, config, logger, step)
+    timings = TimingCache(request.timing_cache)
+    timings.attach(config)
+    _configure(trt, config, request)
+    add_profiles(builder, config, network, request.profiles)
+    estimate = Estimate(len(request.profiles), network.num_layers)
+    config.progress_monitor = progress_monitor(trt, estimate)
+    started(estimate)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise refused(trt, logger.errors)
     del parser
-    draft = plan_path.with_name(f".{plan_path.name}.new")
+    timings.save()
+    draft = request.plan.with_name(f".{request.plan.name}.new")
     draft.write_bytes(plan)
-    draft.replace(plan_path)
+    draft.replace(request.plan)
 
 
-def _run_builder(trt: Any, builder: Any, network: Any, config: Any, logger: Any, step: Step) -> Any:
-    """Build in a thread of its own, so that this one can hear Ctrl-C while TensorRT works."""
-    monitor = progress_monitor(trt, step)
-    config.progress_monitor = monitor
-    plans: list[Any] = []
-    worker = threading.Thread(target=lambda: plans.append(builder.build_serialized_network(network, config)))
-    worker.start()
-    try:
-        while worker.is_alive():
-            worker.join(_POLL_SECONDS)
-    except BaseException:
-        monitor.cancel()
-        worker.join()
-        raise
-    if monitor.failure is not None:
-        raise monitor.failure
-    if not plans or plans[0] is None:
-        raise _refused(trt, logger)
-    return plans[0]
-
-
-def _refused(trt: Any, logger: Any) -> Exception:
-    reasons = "; ".join(logger.errors[-3:]) or "no reason given"
-    if "OutOfMemory" in reasons or "out of memory" in reasons.lower():
+def refused(trt: Any, errors: list[str]) -> UserError:
+    """Return the error for a build that gave no plan, with the builder's own words."""
+    reasons = "; ".join(errors[-3:]) or "no reason given"
+    if "outofmemory" in reasons.lower().replace(" ", ""):
         return OutOfMemoryError(
-            f"{trt.__name__} ran out of memory", got=reasons, fix="smaller --max-context or --max-batch, or more memory"
+            f"{trt.__name__} ran out of memory", got=reasons, fix="a smaller --max-context or --max-batch"
         )
     return RewriteError(
         f"{trt.__name__} {trt.__version__} cannot build the model",
@@ -79,3 +58,22 @@ def _refused(trt: Any, logger: Any) -> Exception:
         got=reasons,
         fix="build with --backend onnxruntime, and report the reason above",
     )
+
+
+def _configure(trt: Any, config: Any, request: PlanRequest) -> None:
+    if request.library is not None:
+        config.set_preview_feature(trt.PreviewFeature.ALIASED_PLUGIN_IO_10_03, True)
+    if request.compute_capabilities:
+        codes = [_capability(trt, text) for text in request.compute_capabilities]
+        config.num_compute_capabilities = len(codes)
+        for index, code in enumerate(codes):
+            config.set_compute_capability(code, index)
+
+
+def _capability(trt: Any, text: str) -> Any:
+    known = {name: code for name, code in trt.ComputeCapability.__members__.items() if name.startswith("SM")}
+    code = known.get(f"SM{text.replace('.', '')}")
+    if code is None:
+        cards = ", ".join(f"{name[2:-1]}.{name[-1]}" for name in known)
+        raise ConfigError("unknown compute capability", expected=f"one of {cards}", got=text, fix="choose one of these")
+    return code

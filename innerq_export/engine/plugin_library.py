@@ -1,9 +1,8 @@
-"""libinnerq_trt.so: where it is looked for, what its build stamp says, and how TensorRT's registry takes it."""
+"""libinnerq_trt.so: what its build stamp says, and how TensorRT's registry takes it."""
 
 from __future__ import annotations
 
 import ctypes
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,7 @@ from typing import Any
 from innerq_export.errors import EnvironmentMismatchError
 from innerq_export.spec import SPEC_VERSION
 
-LIBRARY_NAME = "libinnerq_trt.so"
-ENVIRONMENT = "INNERQ_PLUGIN_LIBRARY"
-_FIX = "innerq-export plugin build, or name the file in the environment variable " + ENVIRONMENT
+_FIX = "innerq-export plugin build"
 
 
 @dataclass(frozen=True)
@@ -35,27 +32,15 @@ class _Build(ctypes.Structure):
     )
 
 
-def find_library(named: Path | None) -> Path:
-    """Return the plugin library: the one `named`, else that of the environment variable, else the checkout's build.
-
-    Raises EnvironmentMismatchError that lists where it was looked for.
-    """
-    places = [named] if named else _usual_places()
-    for place in places:
-        if place.is_file():
-            return place
-    raise EnvironmentMismatchError(
-        "the InnerQ plugin library is missing", expected=" or ".join(map(str, places)), got="no such file", fix=_FIX
-    )
-
-
 def stamp_of(library: Path) -> Stamp:
     """Return the build stamp. EnvironmentMismatchError if the file is no InnerQ library or is of another contract."""
     build = _Build(struct_bytes=ctypes.sizeof(_Build))
     try:
-        status = ctypes.CDLL(str(library)).innerq_build_info(ctypes.byref(build))
+        status = ctypes.CDLL(str(library.resolve())).innerq_build_info(ctypes.byref(build))
     except (OSError, AttributeError) as error:
-        raise EnvironmentMismatchError(f"{library} is no InnerQ plugin library", got=error, fix=_FIX) from error
+        raise EnvironmentMismatchError(
+            f"{library} is no InnerQ plugin library", expected="libinnerq_trt.so", got=error, fix=_FIX
+        ) from error
     if status != 0 or build.spec_version != SPEC_VERSION:
         raise EnvironmentMismatchError(
             f"{library} implements another contract",
@@ -72,11 +57,6 @@ def register(trt: Any, library: Path) -> None:
         raise EnvironmentMismatchError(
             f"TensorRT {trt.__version__} did not take {library}",
             expected="a library with getCreators and setLoggerFinder, built for this major version",
+            got="no plugin creators",
             fix=_FIX,
         )
-
-
-def _usual_places() -> list[Path]:
-    named = os.environ.get(ENVIRONMENT)
-    checkout = Path(__file__).resolve().parents[2] / "plugins" / "build" / LIBRARY_NAME
-    return [Path(named)] if named else [checkout]

@@ -5,16 +5,16 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from innerq_export.artifacts import OnnxModel
 from innerq_export.engine.base import BuildOptions, Built
-from innerq_export.engine.builder import build_plan
-from innerq_export.engine.plugin_library import find_library, register, stamp_of
+from innerq_export.engine.builder_process import run_builder
+from innerq_export.engine.plan_request import PlanRequest
+from innerq_export.engine.plugin_library import stamp_of
 from innerq_export.engine.profiles import Profile
 from innerq_export.engine.tensorrt_rtx import PLAN_NAME
-from innerq_export.engine.timing_cache import TimingCache
 from innerq_export.engine.versions import release, version_of
+from innerq_export.errors import EnvironmentMismatchError
 from innerq_export.progress import Step
 
 
@@ -38,22 +38,20 @@ class TensorRtBackend:
         self, model: OnnxModel, folder: Path, profiles: Sequence[Profile], options: BuildOptions, step: Step
     ) -> Built:
         """Write model.engine for the GPU at hand, and the plugin library beside it."""
-        import tensorrt
-
-        library = find_library(options.plugin_library)
+        library = _required(options.plugin_library)
         stamp = stamp_of(library)
-        register(tensorrt, library)
-        timings = TimingCache(options.timing_cache)
-
-        def configure(config: Any) -> None:
-            timings.attach(config)
-            config.set_preview_feature(tensorrt.PreviewFeature.ALIASED_PLUGIN_IO_10_03, True)
-
-        build_plan(tensorrt, model.path, folder / PLAN_NAME, profiles, configure, step)
-        timings.save()
+        request = PlanRequest(
+            "tensorrt",
+            model.path,
+            folder / PLAN_NAME,
+            tuple(profiles),
+            library=library,
+            timing_cache=options.timing_cache,
+        )
+        run_builder(request, step)
         shutil.copy2(library, folder / library.name)
-        versions = {"tensorrt": tensorrt.__version__, "libinnerq_trt": stamp.git_hash}
-        details = {"plugin_library": library.name, "plugin_architectures": stamp.architectures}
+        versions = {"tensorrt": version_of("tensorrt") or "unknown"}
+        details = {"plugin": {"file": library.name, "git": stamp.git_hash, "architectures": stamp.architectures}}
         return Built((PLAN_NAME, library.name), versions, details, aliases=cache_aliases(model))
 
 
@@ -63,3 +61,14 @@ def cache_aliases(model: OnnxModel) -> tuple[tuple[str, str], ...]:
 
     names = [value.name for value in onnx.load(model.path, load_external_data=False).graph.output]
     return tuple((name.replace("present_", "past_", 1), name) for name in names if name.startswith("present_"))
+
+
+def _required(library: Path | None) -> Path:
+    if library is not None and library.is_file():
+        return library
+    raise EnvironmentMismatchError(
+        "backend 'tensorrt' needs the InnerQ plugin library",
+        expected="libinnerq_trt.so",
+        got=f"no file {library}" if library else "none given",
+        fix="innerq-export plugin build",
+    )

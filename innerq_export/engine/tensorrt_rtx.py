@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from innerq_export.artifacts import OnnxModel
 from innerq_export.engine.base import BuildOptions, Built
-from innerq_export.engine.builder import build_plan
+from innerq_export.engine.builder_process import run_builder
+from innerq_export.engine.plan_request import PlanRequest
 from innerq_export.engine.profiles import Profile
 from innerq_export.engine.versions import release, version_of
-from innerq_export.errors import ConfigError
 from innerq_export.progress import Step
 
 PLAN_NAME = "model.engine"
@@ -36,25 +35,10 @@ class TensorRtRtxBackend:
         self, model: OnnxModel, folder: Path, profiles: Sequence[Profile], options: BuildOptions, step: Step
     ) -> Built:
         """Write model.engine for the compute capabilities of `options`, or for all that RTX cards have."""
-        import tensorrt_rtx
-
         capabilities = options.compute_capabilities or DEFAULT_CAPABILITIES
-        codes = [_capability(tensorrt_rtx, text) for text in capabilities]
-
-        def configure(config: Any) -> None:
-            config.num_compute_capabilities = len(codes)
-            for index, code in enumerate(codes):
-                config.set_compute_capability(code, index)
-
-        build_plan(tensorrt_rtx, model.path, folder / PLAN_NAME, profiles, configure, step)
-        details = {"compute_capabilities": list(capabilities)}
-        return Built((PLAN_NAME,), {"tensorrt-rtx": tensorrt_rtx.__version__}, details)
-
-
-def _capability(trt: Any, text: str) -> Any:
-    known = {name: code for name, code in trt.ComputeCapability.__members__.items() if name.startswith("SM")}
-    code = known.get(f"SM{text.replace('.', '')}")
-    if code is None:
-        cards = ", ".join(f"{name[2:-1]}.{name[-1]}" for name in known)
-        raise ConfigError("unknown compute capability for TensorRT-RTX", expected=f"one of {cards}", got=text)
-    return code
+        request = PlanRequest(
+            "tensorrt_rtx", model.path, folder / PLAN_NAME, tuple(profiles), compute_capabilities=capabilities
+        )
+        run_builder(request, step)
+        versions = {"tensorrt-rtx": version_of("tensorrt-rtx") or "unknown"}
+        return Built((PLAN_NAME,), versions, {"compute_capabilities": list(capabilities)})
