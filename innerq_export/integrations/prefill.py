@@ -27,16 +27,22 @@ def prefill(
     Contract of SPEC section 7, padding rows 0. Reads the lengths on the host: that waits for the device once.
     """
     pasts, news = past_length_B.tolist(), new_length_B.tolist()
-    factor, tokens = scale or None, query_BHqSD.shape[2]
+    ragged, factor = min(news) < query_BHqSD.shape[2], scale or None
+    new = (key_BHkvSD, value_BHkvSD)
+    if ragged:
+        new = (_without_padding(key_BHkvSD, new_length_B), _without_padding(value_BHkvSD, new_length_B))
     if max(pasts) == 0:
-        out = _causal(query_BHqSD, key_BHkvSD, value_BHkvSD, factor)
+        out = _causal(query_BHqSD, *new, factor)
     else:
         old = calls.dequantise(library, cache, past_length_B + new_length_B, max(pasts))
-        out = _over_history(query_BHqSD, (key_BHkvSD, value_BHkvSD), old, pasts, factor)
-    if min(news) < tokens:
-        real_BS = torch.arange(tokens, device=out.device) < new_length_B[:, None]
-        out = torch.where(real_BS[:, None, :, None], out, 0.0)
-    return out
+        out = _over_history(query_BHqSD, new, old, pasts, factor)
+    return _without_padding(out, new_length_B) if ragged else out
+
+
+def _without_padding(x_BHSD: Tensor, new_length_B: Tensor) -> Tensor:
+    """Return x with the rows behind each sequence's new tokens 0: garbage there would pass through 0 times NaN."""
+    real_BS = torch.arange(x_BHSD.shape[2], device=x_BHSD.device) < new_length_B[:, None]
+    return torch.where(real_BS[:, None, :, None], x_BHSD, 0.0)
 
 
 def _over_history(

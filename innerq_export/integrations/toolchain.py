@@ -12,6 +12,7 @@ from pathlib import Path
 from innerq_export.errors import ConfigError, EnvironmentMismatchError
 
 OLDEST_ARCHITECTURE = 75
+DEFAULT_CUDA = Path("/usr/local/cuda")
 
 
 def find_tool(name: str, *places: Path) -> Path | None:
@@ -34,7 +35,7 @@ def require_nvcc() -> Path:
     """Return nvcc: $CUDACXX, PATH, $CUDA_HOME, /usr/local/cuda; EnvironmentMismatchError says how to get it."""
     named = os.environ.get("CUDACXX")
     homes = [Path(os.environ[name]) for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
-    nvcc = find_tool(named or "nvcc", *(home / "bin" / "nvcc" for home in [*homes, Path("/usr/local/cuda")]))
+    nvcc = find_tool(named or "nvcc", *(home / "bin" / "nvcc" for home in [*homes, DEFAULT_CUDA]))
     if nvcc is None:
         raise EnvironmentMismatchError(
             "nvcc, the CUDA compiler, was not found",
