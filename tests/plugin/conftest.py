@@ -1,0 +1,94 @@
+"""Builds the plugin's host library and the program that drives it, once per TensorRT version whose headers are here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tests.plugin.host import PluginHost
+
+ROOT = Path(__file__).resolve().parents[2]
+PLACES = {
+    11: ("/usr/local/tensorrt/include", "/usr/include/x86_64-linux-gnu"),
+    10: ("/usr/local/tensorrt-10/include",),
+}
+SKIPPED: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build made: the plugin library and the program for it."""
+
+    library: Path
+    program: Path
+    headers: Path
+
+
+def headers(major: int) -> Path | None:
+    """Return the folder with the headers of TensorRT `major`, or None."""
+    named = os.environ.get("TENSORRT_INCLUDE_DIR")
+    places = ([named] if named else []) + list(PLACES[major])
+    for place in map(Path, places):
+        version = place / "NvInferVersion.h"
+        if version.is_file() and f"ENTERPRISE {major}\n" in version.read_text():
+            return place
+    return None
+
+
+def skip(reason: str) -> None:
+    SKIPPED.add(reason)
+    pytest.skip(reason)
+
+
+def build(folder: Path, major: int) -> Built:
+    found = headers(major)
+    if found is None:
+        skip(f"no headers of TensorRT {major} (set TENSORRT_INCLUDE_DIR)")
+    if shutil.which("cmake") is None or shutil.which("c++") is None:
+        skip("no cmake or no C++ compiler")
+    options = [f"-DTENSORRT_INCLUDE_DIR={found}", "-DINNERQ_CUDA=OFF", "-DCMAKE_BUILD_TYPE=Release"]
+    for source, name in ((ROOT / "plugins", "library"), (ROOT / "tests" / "plugin" / "driver", "program")):
+        run("cmake", "-S", source, "-B", folder / name, *options)
+        run("cmake", "--build", folder / name, "--parallel", "2")
+    return Built(folder / "library" / "libinnerq_trt_host.so", folder / "program" / "plugin_host", found)
+
+
+def run(*command: object) -> None:
+    result = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory) -> Built:
+    return build(tmp_path_factory.mktemp("plugin11"), 11)
+
+
+@pytest.fixture(scope="session")
+def built_for_10(tmp_path_factory) -> Built:
+    return build(tmp_path_factory.mktemp("plugin10"), 10)
+
+
+@pytest.fixture(scope="session", params=[11, 10])
+def host(request):
+    """A host with the library loaded, for each TensorRT version."""
+    made = request.getfixturevalue("built" if request.param == 11 else "built_for_10")
+    driver = PluginHost(made.program)
+    driver.ok("load", made.library)
+    yield driver
+    assert driver.close() == 0
+
+
+@pytest.fixture(scope="session")
+def lean() -> Path:
+    """The library of TensorRT's lean runtime, which holds the real plugin registry."""
+    package = pytest.importorskip("tensorrt_lean_libs", reason="tensorrt-lean is not installed")
+    return next(Path(package.__path__[0]).glob("libnvinfer_lean.so.*"))
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    if SKIPPED:
+        terminalreporter.write_line(f"plugin tests skipped: {'; '.join(sorted(SKIPPED))}")
