@@ -4,6 +4,7 @@ from innerq_export.engine.backends import AUTO, BACKENDS, refusals, resolve
 from innerq_export.engine.base import BuildOptions
 from innerq_export.engine.build import build_engine
 from innerq_export.engine.folder import load_engine, read_manifest, seal, staging
+from innerq_export.engine.inspect import Inspection, inspect_engine
 from innerq_export.engine.manifest import Manifest, rebuild_command
 from innerq_export.engine.profiles import DEFAULT_MAX_BATCH, Profile, default_profiles
 
@@ -12,10 +13,12 @@ __all__ = [
     "BACKENDS",
     "DEFAULT_MAX_BATCH",
     "BuildOptions",
+    "Inspection",
     "Manifest",
     "Profile",
     "build_engine",
     "default_profiles",
+    "inspect_engine",
     "load_engine",
     "read_manifest",
     "rebuild_command",

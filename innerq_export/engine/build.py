@@ -47,7 +47,7 @@ def build_engine(
     _check_place(model, folder)
     made = {"onnxruntime": _build(OnnxRuntimeBackend(), model, folder, profiles, options, report)}
     if chosen.name != "onnxruntime":
-        made[chosen.name] = _build(chosen, _pick(chosen, backend_model or model), folder, profiles, options, report)
+        made[chosen.name] = _build(chosen, _fitting(chosen, backend_model or model), folder, profiles, options, report)
     if checkpoint is not None:
         copy_model_files(checkpoint, folder)
     manifest = _manifest(model, folder, profiles, made, checkpoint)
@@ -75,22 +75,32 @@ def _build(
         return backend.build(model, folder, profiles, options, step)
 
 
-def _pick(backend: Backend, model: OnnxModel) -> OnnxModel:
+def _fitting(backend: Backend, model: OnnxModel) -> OnnxModel:
     if model.lowering != backend.lowering:
         raise ConfigError(
             f"backend '{backend.name}' needs the {backend.lowering} lowering",
-            expected=f"an ONNX model of lowering '{backend.lowering}'",
+            expected=backend.lowering,
             got=model.lowering,
-            fix=f"rewrite the graph with lowering='{backend.lowering}' and pass it to build_engine",
+            fix=f"rewrite the graph with lowering='{backend.lowering}' and give it as backend_model",
         )
     return model
 
 
 def _check_place(model: OnnxModel, folder: Path) -> None:
     if model.lowering != "native":
-        raise ConfigError("ONNX Runtime needs the native lowering", expected="native", got=model.lowering)
+        raise ConfigError(
+            "ONNX Runtime needs the native lowering",
+            expected="native",
+            got=model.lowering,
+            fix="give the plugin lowering as backend_model",
+        )
     if model.path.parent.resolve() != folder.resolve():
-        raise ConfigError("the model lies outside the engine folder", expected=folder, got=model.path.parent)
+        raise ConfigError(
+            "the model lies outside the engine folder",
+            expected=folder,
+            got=model.path.parent,
+            fix="save it into the engine folder",
+        )
 
 
 def _manifest(
@@ -116,6 +126,7 @@ def _manifest(
         versions=installed_versions(),
         backends={name: _record(built, profiles) for name, built in made.items()},
         files=entries_of(folder),
+        weights=model.weights,
         aliases=tuple(pair for built in made.values() for pair in built.aliases),
     )
 

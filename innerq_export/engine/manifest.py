@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from innerq_export.artifacts import LOWERINGS, ModelShape
+from innerq_export.artifacts import LOWERINGS, ModelShape, WeightFile
 from innerq_export.errors import EnvironmentMismatchError, UserError, nearest
 from innerq_export.spec import CacheConfig, preset_name
 
@@ -32,9 +32,10 @@ class FileEntry:
 class Manifest:
     """The whole of manifest.json.
 
-    `backends` maps a backend's name to what it recorded: its `file`, the `versions` it was built with, `lowering`,
-    `profiles` and, for NVIDIA, `compute_capabilities`. `aliases` are (past, present) pairs that a backend updates in
-    place. `files` covers every file but manifest.json. `parity` is the summary of the check that set `ready`.
+    `backends` maps a backend's name to what it recorded: its `files`, the `versions` it was built with, `profiles`
+    and, for NVIDIA, `compute_capabilities`. `weights` says which files are links and why others are not. `aliases`
+    are (past, present) pairs that a backend updates in place. `files` covers every file but manifest.json. `parity`
+    is the summary of the check that set `ready`.
     """
 
     tool_version: str
@@ -51,6 +52,7 @@ class Manifest:
     versions: Mapping[str, str]
     backends: Mapping[str, Mapping[str, Any]]
     files: Mapping[str, FileEntry]
+    weights: tuple[WeightFile, ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()
     ready: bool = False
     parity: Mapping[str, Any] | None = None
@@ -128,6 +130,7 @@ def _typed(fields: Mapping[str, Any]) -> dict[str, Any]:
         "model": ModelShape(**fields["model"]),
         "cache": CacheConfig.from_dict(fields["cache"]),
         "files": {name: FileEntry(**entry) for name, entry in fields["files"].items()},
+        "weights": tuple(WeightFile(**entry) for entry in fields.get("weights", ())),
         "aliases": tuple((past, present) for past, present in fields.get("aliases", ())),
     }
 

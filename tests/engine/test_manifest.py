@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from innerq_export.artifacts import WeightFile
 from innerq_export.engine import Manifest, read_manifest, rebuild_command
 from innerq_export.engine.manifest import FileEntry
 from innerq_export.errors import EnvironmentMismatchError, UserError
@@ -39,6 +40,7 @@ def manifest(**changes) -> Manifest:
         "versions": {"python": "3.11"},
         "backends": {"onnxruntime": {"files": ["model.onnx"], "versions": {"onnxruntime": "1.31.1"}}},
         "files": {"model.onnx": FileEntry(3, "ab", 5)},
+        "weights": (WeightFile("model.safetensors", "linked", 9, ""),),
     }
     return Manifest(**fields | changes)
 

@@ -49,7 +49,6 @@ def test_a_plan_is_built_with_both_profiles_and_recorded(tmp_path):
     assert record["compute_capabilities"] == ["8.0", "8.6", "8.9", "12.0"]
     assert set(record["versions"]) == {"tensorrt-rtx"}
     assert progress.fractions[-1] == 1.0
-    assert len(set(progress.fractions)) > 10
 
 
 def test_both_profiles_reach_the_builder(tmp_path):
