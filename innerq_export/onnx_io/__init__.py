@@ -1,4 +1,4 @@
-"""Stage 4: a rewritten model on disk, weights beside it: linked to the checkpoint where possible, never half-written."""
+"""Stage 4: a rewritten model on disk, its weights beside it: links to the checkpoint where possible."""
 
 from innerq_export.onnx_io.load import load_onnx
 from innerq_export.onnx_io.save import DATA_NAME, MODEL_NAME, save_onnx

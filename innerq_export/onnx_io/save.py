@@ -35,7 +35,7 @@ def save_onnx(
     """Write `model`, which `rewrite` made of `graph`, into `folder`; return what was written, checked by onnx.
 
     `copy_weights` makes the folder self-contained. `OnnxModel.weights` says what became of each file. `model` itself is
-    not changed. On any error the folder is as before, except that an older model.onnx of it is gone once renaming began.
+    not changed. After an error the folder is as before; only while renaming can an older model.onnx be lost.
     """
     with (progress or Silent()).stage("writing model.onnx") as step, Staging(folder) as staging:
         written = model.clone()

@@ -123,5 +123,7 @@ def _external(value: ir.Value, name: str, offset: int, staging: Staging) -> ir.E
     tensor = value.const_value
     assert tensor is not None
     folder = staging.path(name).parent
-    shape = ir.Shape(tensor.shape)
-    return ir.ExternalTensor(name, offset, tensor.nbytes, tensor.dtype, shape=shape, name=value.name, base_dir=folder)
+    shape = ir.Shape(list(tensor.shape.numpy()))
+    return ir.ExternalTensor(
+        name, offset, tensor.nbytes, tensor.dtype, shape=shape, name=str(value.name), base_dir=folder
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from innerq_export.rewrite.geometry import Geometry
+from innerq_export.rewrite.geometry import Geometry, fixed_size
 from innerq_export.spec import GROUP_SIZE
 
 _DTYPES = (ir.DataType.FLOAT16, ir.DataType.FLOAT)
@@ -14,9 +14,10 @@ _OPERANDS = ("query", "key", "value")
 def geometry_of(node: ir.Node) -> Geometry:
     """Return the sizes of an Attention node that `refuse_shapes` let pass."""
     query, key = _operand(node, 0), _operand(node, 1)
-    head_dim = int(query.shape[3])
+    head_dim = fixed_size(query, 3)
     scale = node.attributes.get_float("scale", 0.0) or head_dim**-0.5
-    return Geometry(int(query.shape[1]), int(key.shape[1]), head_dim, float(scale), query.dtype)
+    assert query.dtype is not None
+    return Geometry(fixed_size(query, 1), fixed_size(key, 1), head_dim, float(scale), query.dtype)
 
 
 def refuse_shapes(node: ir.Node) -> str | None:
@@ -29,12 +30,13 @@ def refuse_shapes(node: ir.Node) -> str | None:
             return f"heads and head dim of its {name} are not fixed numbers: {value.shape}"
         if value.dtype not in _DTYPES:
             return f"its {name} is {value.dtype}, not float16 or float32"
-    query, key, value = (_operand(node, index).shape for index in range(3))
-    if key[1] != value[1] or not query[3] == key[3] == value[3]:
-        return f"key and value heads or head dims differ: {query}, {key}, {value}"
-    if query[1] % key[1]:
-        return f"{query[1]} query heads cannot share {key[1]} key/value heads"
-    return f"head dim {query[3]} is not a multiple of {GROUP_SIZE}" if query[3] % GROUP_SIZE else None
+    heads, kv_heads, value_heads = (fixed_size(_operand(node, index), 1) for index in range(3))
+    head_dims = [fixed_size(_operand(node, index), 3) for index in range(3)]
+    if kv_heads != value_heads or len(set(head_dims)) > 1:
+        return f"key and value differ: {kv_heads} and {value_heads} heads, head dims {head_dims}"
+    if heads % kv_heads:
+        return f"{heads} query heads cannot share {kv_heads} key/value heads"
+    return f"head dim {head_dims[0]} is not a multiple of {GROUP_SIZE}" if head_dims[0] % GROUP_SIZE else None
 
 
 def refuse_features(node: ir.Node) -> str | None:

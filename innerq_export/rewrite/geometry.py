@@ -11,6 +11,14 @@ from innerq_export.spec import GROUP_SIZE, CacheConfig, record_bytes
 from innerq_export.spec.ops import ACTIVATION, Port
 
 
+def fixed_size(value: ir.Value, axis: int) -> int:
+    """Return the size of an axis that is a number, not a symbol."""
+    size = value.shape[axis] if value.shape is not None else None
+    if not isinstance(size, int):
+        raise TypeError(f"axis {axis} of {value.name} has no fixed size: {value.shape}")
+    return size
+
+
 @dataclass(frozen=True)
 class Geometry:
     """What the ops know of a model: Hq, Hkv, D, the softmax scale and the type of the activations."""

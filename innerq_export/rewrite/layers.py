@@ -1,4 +1,4 @@
-"""The rule at the heart of the rewrite, once per layer:
+"""The rule at the heart of the rewrite, once per layer.
 
     Attention(Q, K, V)   ->   InnerQAttention(Q, K, V, lengths, present), present = InnerQAppend(K, V, lengths, past)
 
@@ -19,6 +19,7 @@ from innerq_export.spec import CacheConfig
 from innerq_export.spec.ops import APPEND, ATTENTION, DOMAIN, OP_VERSION, Op, Port, attributes_of
 
 _NEW_TOKEN_PORTS = 4
+
 
 class InnerQLayers(CountedRule):
     """Rewrites every layer in the order of the graph; `past`, `present` and `geometry` are what it leaves behind."""

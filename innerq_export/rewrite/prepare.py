@@ -10,7 +10,6 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import CommonSubexpressionEliminationPass, InlinePass, RemoveUnusedNodesPass
 
-
 _LARGEST_SHARED_CONSTANT = 4096
 
 

@@ -14,6 +14,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from innerq_export.artifacts import LOWERINGS, Graph
 from innerq_export.errors import ConfigError, RewriteError, nearest
 from innerq_export.rewrite.functions import FLAVOURS, append_function, attention_function
+from innerq_export.rewrite.geometry import Geometry
 from innerq_export.rewrite.layers import InnerQLayers
 from innerq_export.rewrite.logits import keep_last_logits
 from innerq_export.rewrite.network import add_cache, add_lengths, drop_unread_inputs
@@ -49,25 +50,26 @@ def rewrite(
     lengths = add_lengths(model)
     layers = InnerQLayers(cache, "logical" if lowering == "native" else "packed", lengths)
     layers.run(model)
-    _require_all(graph.shape.layers, layers)
+    geometry = _require_all(graph.shape.layers, layers)
     add_cache(model, layers.past, layers.present)
     if logits == "last":
         keep_last_logits(model, lengths[1])
     RemoveUnusedNodesPass()(model)
     dropped = drop_unread_inputs(model)
     if lowering == "native":
-        geometry = layers.geometry
         for function in (append_function(cache, geometry), attention_function(cache, geometry, attention_flavour)):
             model.functions[function.identifier()] = function
     model.opset_imports[DOMAIN] = OP_VERSION
     model.ir_version = max(model.ir_version or 0, _IR_VERSION)
-    return model, RewriteReport(graph.shape.layers, lowering, {layers.name: layers.layers}, layers.refusals, dropped)
+    return model, RewriteReport(
+        graph.shape.layers, lowering, {layers.name: layers.layers}, tuple(layers.refusals), dropped
+    )
 
 
-def _require_all(expected: int, layers: InnerQLayers) -> None:
-    """Raise RewriteError, with the reason for the first layer left out, unless every layer was rewritten."""
+def _require_all(expected: int, layers: InnerQLayers) -> Geometry:
+    """Return the layers' geometry; RewriteError, with the reasons of the layers left out, unless all were rewritten."""
     if layers.layers == expected and layers.geometry is not None:
-        return
+        return layers.geometry
     closest = "; ".join(f"{refusal.node}: {refusal.reason}" for refusal in layers.refusals[:3])
     raise RewriteError(
         f"{layers.layers} of {expected} attention layers could be rewritten",

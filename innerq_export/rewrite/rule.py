@@ -1,4 +1,4 @@
-"""A rule of the rewrite: an onnxscript pattern, a check that gives a reason, a replacement, and a count of what it did."""
+"""A rule of the rewrite: an onnxscript pattern, a check that gives a reason, a replacement, and a count."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class CountedRule(RewriteRuleClassBase):
         """Return why the match must not be rewritten, or None where it may be."""
         raise NotImplementedError
 
-    def check(self, context: Any, output: ir.Value, **bindings: Any) -> MatchResult:
+    def check(self, context: Any, *unnamed: Any, output: ir.Value, **bindings: Any) -> MatchResult:
         """Turn the reason of `refuse` into onnxscript's result, and remember it."""
         result = MatchResult()
         reason = self.refuse(output, **bindings)

@@ -1,4 +1,4 @@
-"""The body of InnerQAppend in standard ops: SPEC sections 2, 4 and 5 for any number of new tokens, without control flow.
+"""The body of InnerQAppend in standard ops: SPEC sections 2, 4 and 5, for any number of new tokens, no control flow.
 
 Old window and new tokens are read as one sequence of rows, `window ++ new tokens`. Every window slot pulls its newest
 token from there. The M = min(ceil(s / 32), NB) blocks that could be due are all quantised; block j goes to place
@@ -13,6 +13,7 @@ from innerq_export.rewrite.functions.groups import QuantisedGroups, half_precisi
 from innerq_export.rewrite.functions.places import BlockPlaces
 from innerq_export.rewrite.functions.rows import Rows
 from innerq_export.rewrite.functions.tokens import lengths_before_after, newest_tokens
+from innerq_export.rewrite.geometry import fixed_size
 from innerq_export.spec import GROUP_SIZE, CacheConfig
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def append_body(op: Any, inputs: list[ir.Value], config: CacheConfig) -> list[ir
     places = BlockPlaces(op, key_BHkvSD, past_blocks[0], before_B1, after_B1, config)
     tokens_B2HkvTD = op.Cast(rows.read(places.rows_BT), to=_FLOAT)
     key_BHkvTD, value_BHkvTD = op.Split(tokens_B2HkvTD, axis=1, num_outputs=2, _outputs=2)
-    head_dim = key_BHkvSD.shape[3]
+    head_dim = fixed_size(key_BHkvSD, 3)
     key_blocks = op.Reshape(op.Squeeze(key_BHkvTD, [1]), [0, 0, -1, GROUP_SIZE, head_dim])
     value_blocks = op.Reshape(op.Squeeze(value_BHkvTD, [1]), [0, 0, -1, GROUP_SIZE, head_dim])
 
@@ -59,17 +60,17 @@ def _key_norm(op: Any, past_BHkvD: ir.Value, key_BHkvM32D: ir.Value, places: Blo
 
 
 def _key_parts(op: Any, key_BHkvM32D: ir.Value, key_norm_BHkvD: ir.Value, config: CacheConfig) -> list[ir.Value]:
-    """Quantise keys over 32 channels of one token: codes [B, Hkv, M, 32, D], scales (and zeros) [B, Hkv, M, 32, D/32]."""
+    """Quantise keys over 32 channels of one token: codes [.., M, 32, D], scales (and zeros) [.., M, 32, D/32]."""
     if config.key_norm == "prefill":
         key_BHkvM32D = op.Div(key_BHkvM32D, op.Unsqueeze(op.Cast(key_norm_BHkvD, to=_FLOAT), [2, 3]))
-    head_dim = key_norm_BHkvD.shape[2]
+    head_dim = fixed_size(key_norm_BHkvD, 2)
     grouped = op.Reshape(key_BHkvM32D, [0, 0, 0, GROUP_SIZE, head_dim // GROUP_SIZE, GROUP_SIZE])
     groups = quantise_groups(op, grouped, -1, config.key_bits, config.key_mode)
     return _parts(op, groups, -1, [0, 0, 0, GROUP_SIZE, head_dim])
 
 
 def _value_parts(op: Any, value_BHkvM32D: ir.Value, config: CacheConfig) -> list[ir.Value]:
-    """Quantise values over 32 tokens of one channel: codes [B, Hkv, M, 32, D], scales (and zeros) [B, Hkv, M, D]."""
+    """Quantise values over 32 tokens of one channel: codes [.., M, 32, D], scales (and zeros) [.., M, D]."""
     groups = quantise_groups(op, value_BHkvM32D, -2, config.value_bits, config.value_mode)
     return _parts(op, groups, -2, [0, 0, 0, GROUP_SIZE, -1])
 

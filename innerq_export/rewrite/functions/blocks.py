@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from innerq_export.rewrite.geometry import fixed_size
 from innerq_export.spec import GROUP_SIZE, CacheConfig
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ _FLOAT = 1
 def block_keys(op: Any, parts: list[ir.Value], config: CacheConfig) -> ir.Value:
     """Return K / lambda of all blocks, [B, Hkv, NB * 32, D]; `parts` are key codes, scales and zeros of the layout."""
     codes_BHkvN32D, *numbers_BHkvN32E = parts
-    head_dim = codes_BHkvN32D.shape[4]
+    head_dim = fixed_size(codes_BHkvN32D, 4)
     grouped = op.Reshape(codes_BHkvN32D, [0, 0, 0, GROUP_SIZE, head_dim // GROUP_SIZE, GROUP_SIZE])
     numbers = [op.Unsqueeze(part, [5]) for part in numbers_BHkvN32E]
     value = _dequantise(op, grouped, numbers, config.key_bits, config.key_mode)
@@ -27,7 +28,7 @@ def block_values(op: Any, parts: list[ir.Value], config: CacheConfig) -> ir.Valu
     codes_BHkvN32D, *numbers_BHkvND = parts
     numbers = [op.Unsqueeze(part, [3]) for part in numbers_BHkvND]
     value = _dequantise(op, codes_BHkvN32D, numbers, config.value_bits, config.value_mode)
-    return op.Reshape(value, [0, 0, -1, codes_BHkvN32D.shape[4]])
+    return op.Reshape(value, [0, 0, -1, fixed_size(codes_BHkvN32D, 4)])
 
 
 def _dequantise(op: Any, codes: ir.Value, numbers: list[ir.Value], bits: int, mode: str) -> ir.Value:

@@ -35,7 +35,7 @@ def attention_function(config: CacheConfig, geometry: Geometry, flavour: str = "
 def _function(op_type: Op, config: CacheConfig, geometry: Geometry, body: Callable[..., Any]) -> ir.Function:
     """Trace `body` over the ports of the op table; attributes state the configuration that is built in."""
     stated = attributes_of(op_type, config, geometry.scale)
-    return build_function(
+    function = build_function(
         lambda op, *values: body(op, list(values)),
         [geometry.value(port, config) for port in op_type.inputs_for(config, "logical")],
         domain=DOMAIN,
@@ -43,3 +43,7 @@ def _function(op_type: Op, config: CacheConfig, geometry: Geometry, body: Callab
         attributes=ir.convenience.convert_attributes(stated),
         opset_imports={"": OPSET},
     )
+    for index, node in enumerate(function):
+        node.name = f"{op_type.name}/{node.op_type}_{index}"
+        node.metadata_props.clear()
+    return function

@@ -1,11 +1,11 @@
 """Quantising groups of 32 as ONNX nodes: SPEC section 4, in fp32 with fp16 scales, equal bit for bit to the reference.
 
-A group lies along `axis` of an fp32 tensor: -1 for keys (32 channels of a token), -2 for values (32 tokens of a channel).
-Codes come out fp32, already offset as the logical layout stores them: the code itself in the symmetric modes, the code
-minus 2^(b-1) in `asymmetric`, and what was chosen in `hybrid`, where a scale with its sign bit set says asymmetric.
+A group lies along `axis` of an fp32 tensor: -1 for keys (32 channels of a token), -2 for values (32 tokens of one
+channel). Codes come out fp32, offset as the logical layout stores them: the code itself in the symmetric modes, the
+code minus 2^(b-1) in `asymmetric`; in `hybrid` what was chosen, where a scale with its sign bit set says asymmetric.
 
-fp16 is only ever cast and moved here, never computed with: around fp16 arithmetic for which ONNX Runtime (1.31, CPU) has
-no kernel it works in fp32 and drops the casts on both sides, and the rounding to fp16 that the contract asks for is gone.
+fp16 is only ever cast and moved here, never computed with: around fp16 arithmetic for which ONNX Runtime (1.31, CPU)
+has no kernel it works in fp32 and drops the casts on both sides, and with them the rounding that the contract asks for.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FLOAT, _FLOAT16 = 1, 10
 
 @dataclass(frozen=True)
 class QuantisedGroups:
-    """`code` has the input's shape; `scale` and `zero` are 1 long on the group's axis. fp32 all, scale and zero fp16 values."""
+    """`code` has the input's shape; `scale` and `zero`, fp32 of fp16 values, are 1 long on the group's axis."""
 
     code: ir.Value
     scale: ir.Value

@@ -10,13 +10,15 @@ from innerq_export.spec import GROUP_SIZE, CacheConfig
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+_INT64 = 7
+
 
 def visible_columns(
     op: Any, before_B1: ir.Value, after_B1: ir.Value, new_1: ir.Value, capacity_1: ir.Value, config: CacheConfig
 ) -> ir.Value:
     """Return bool [B, 1, s, NB * 32 + W + s]; `new_1` is s and `capacity_1` is NB, int64 [1] each.
 
-    Every row sees at least its own token, padding rows too.
+    Every row sees at least its own token, padding too.
     """
     quantised_B1 = op.Mul(held_blocks(op, after_B1, config), GROUP_SIZE)
     column_C = count_up(op, op.Mul(capacity_1, GROUP_SIZE))
@@ -29,6 +31,12 @@ def visible_columns(
     past = op.Expand(op.Unsqueeze(past_BP, [1, 2]), op.Concat([1, 1], new_1, [1], axis=0))
     new = op.Expand(op.Unsqueeze(causal_SS, [0, 1]), op.Concat(axis_size(op, before_B1, 0), [1, 1, 1], axis=0))
     return op.Concat(past, new, axis=3)
+
+
+def real_rows(op: Any, new_length_B: ir.Value, new_1: ir.Value) -> ir.Value:
+    """Return bool [B, 1, s, 1]: the row is a token, not padding."""
+    row_S1 = op.Unsqueeze(count_up(op, new_1), [1])
+    return op.Less(row_S1, op.Unsqueeze(op.Cast(new_length_B, to=_INT64), [1, 2, 3]))
 
 
 def _window_slots(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from innerq_export.rewrite.functions.tokens import axis_size, count_up, held_blocks, rows_of_tokens
+from innerq_export.rewrite.geometry import fixed_size
 from innerq_export.spec import GROUP_SIZE, CacheConfig
 
 if TYPE_CHECKING:
@@ -41,8 +42,9 @@ class BlockPlaces:
 
     def write(self, past: ir.Value, fresh: ir.Value) -> ir.Value:
         """Return `past` [B, Hkv, NB, ...] with the due blocks of `fresh` [B, Hkv, M, ...] at their places."""
+        rank = past.shape.rank() if past.shape is not None else 0
         held = self.op.GatherND(past, self.index_BHkvM3)
-        kept = self.op.Where(self.spread(self.due_BM, len(past.shape)), fresh, held)
+        kept = self.op.Where(self.spread(self.due_BM, rank), fresh, held)
         return self.op.ScatterND(past, self.index_BHkvM3, kept)
 
     def spread(self, flag_BM: ir.Value, rank: int) -> ir.Value:
@@ -53,7 +55,7 @@ class BlockPlaces:
         """Return (sequence, head, place) of every candidate, int64 [B, Hkv, M, 3]."""
         op = self.op
         sequence_B11 = op.Unsqueeze(count_up(op, axis_size(op, key_BHkvSD, 0)), [1, 2])
-        head_Hkv1 = op.Unsqueeze(list(range(key_BHkvSD.shape[1])), [1])
+        head_Hkv1 = op.Unsqueeze(list(range(fixed_size(key_BHkvSD, 1))), [1])
         place_B1M = op.Unsqueeze(place_BM, [1])
         zeros_BHkvM = op.Mul(op.Add(op.Add(sequence_B11, head_Hkv1), place_B1M), 0)
         parts = [op.Unsqueeze(op.Add(part, zeros_BHkvM), [3]) for part in (sequence_B11, head_Hkv1, place_B1M)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from innerq_export.rewrite.functions.tokens import axis_size, count_up
+from innerq_export.rewrite.geometry import fixed_size
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -16,7 +17,7 @@ class Rows:
     def __init__(self, op: Any, window_B2HkvWD: ir.Value, key_BHkvSD: ir.Value, value_BHkvSD: ir.Value):
         new_B2HkvSD = op.Concat(op.Unsqueeze(key_BHkvSD, [1]), op.Unsqueeze(value_BHkvSD, [1]), axis=1)
         self.op = op
-        self.kv_heads, self.head_dim = key_BHkvSD.shape[1], key_BHkvSD.shape[3]
+        self.kv_heads, self.head_dim = fixed_size(key_BHkvSD, 1), fixed_size(key_BHkvSD, 3)
         self.rows_B2HkvRD = op.Concat(window_B2HkvWD, new_B2HkvSD, axis=3)
         self.batch_1 = axis_size(op, key_BHkvSD, 0)
         self.count_1 = axis_size(op, self.rows_B2HkvRD, 3)
