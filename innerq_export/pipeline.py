@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class BuildRequest:
     """What a user asks for.
 
-    `model`: `llama`, a Hugging Face folder, a hub id or an .onnx file; `max_context`: tokens, None is what the model was
-    trained for, at most 8192; `parity`: fast, full or off (then the engine is not ready).
+    `model`: `llama`, a Hugging Face folder, a hub id or an .onnx file; `max_context`: tokens, None is what the model
+    was trained for, at most 8192; `parity`: fast, full or off (then the engine is not ready).
     """
 
     model: str
@@ -72,8 +72,7 @@ def build(request: BuildRequest, progress: Progress | None = None) -> Engine:
 def open_model(source: str, dtype: str, progress: Progress) -> tuple[Checkpoint | None, Graph]:
     """Return the checkpoint (None for an .onnx file) and its graph."""
     from innerq_export.checkpoint import open_checkpoint
-    from innerq_export.graph import export_graph
-    from innerq_export.graph.user_onnx import open_graph
+    from innerq_export.graph import export_graph, open_graph
 
     if source.endswith(".onnx"):
         return None, open_graph(Path(source))
@@ -84,14 +83,13 @@ def open_model(source: str, dtype: str, progress: Progress) -> tuple[Checkpoint 
 def lower(graph: Graph, folder: Path, request: BuildRequest, backend: str, progress: Progress) -> OnnxModel:
     """Rewrite `graph` in the form that `backend` reads and write it into `folder`."""
     from innerq_export.onnx_io import save_onnx
-    from innerq_export.rewrite import rewrite
+    from innerq_export.rewrite import prepare_for_rtx, rewrite
 
     lowering = "plugin" if backend == "tensorrt" else "native"
     flavour = "attention" if backend == "tensorrt-rtx" else "matmul"
     with progress.stage(f"rewriting for {backend}"):
         model, _ = rewrite(graph, request.cache, lowering, request.logits, flavour)
         if backend == "tensorrt-rtx":
-            from innerq_export.rewrite import prepare_for_rtx
             prepare_for_rtx(model)
     copy = request.copy_weights and backend == "onnxruntime"
     return save_onnx(
@@ -101,11 +99,11 @@ def lower(graph: Graph, folder: Path, request: BuildRequest, backend: str, progr
 
 def prove(folder: Path, checkpoint: Checkpoint | None, extent: str, progress: Progress | None = None) -> ParityReport:
     """Run parity on an engine folder, keep the report there, set `ready` if it passed; else raise ParityError."""
-    from innerq_export.parity import FAST, FULL, check_engine, write_report
+    from innerq_export.parity import FAST, FULL, REPORT_NAME, check_engine
 
     report = check_engine(folder, checkpoint, cases=FULL if extent == "full" else FAST, progress=progress)
-    write_report(report, folder)
-    seal(folder, ready=report.passed, parity=report.summary())
+    (folder / REPORT_NAME).write_text(report.to_json(), encoding="utf-8")
+    seal(folder, ready=report.passed, parity=report.summary)
     if not report.passed:
-        raise ParityError(f"parity failed: {folder} stays unready\n{report.finding.text() if report.finding else ''}")
+        raise ParityError(f"parity failed: {folder} is not ready\n{report.text()}")
     return report

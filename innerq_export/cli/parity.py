@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from innerq_export.cli.output import RichProgress, print_json
+from innerq_export.cli.output import RichProgress
 from innerq_export.cli.params import FOLDER, format_option
 
 
@@ -26,6 +26,6 @@ def command(engine: Path, model: str | None, full: bool, form: str) -> None:
     checkpoint = None if source.endswith(".onnx") else open_checkpoint(source, progress)
     report = prove(engine, checkpoint, "full" if full else "fast", progress)
     if form == "json":
-        print_json(report.to_dict())
+        click.echo(report.to_json(), nl=False)
     else:
         click.echo(report.text())

@@ -50,3 +50,10 @@ FAST = (
     prompts_case(127, 1, decode=DECODE_STEPS),
 )
 """Every boundary of the default windows, batch 1 and 2, and twice 300 decode steps: what `build` runs."""
+
+FULL = (
+    *FAST,
+    *(prompts_case(prompt, decode=DECODE_STEPS) for prompt in PROMPTS),
+    *(prompts_case(a, b, decode=DECODE_STEPS) for a, b in zip(PROMPTS[:4], PROMPTS[:-5:-1], strict=True)),
+)
+"""FAST, and every prompt length of it followed by 300 decode steps."""
