@@ -1,5 +1,6 @@
-"""Stage 2: a checkpoint becomes a `Graph`: ONNX opset 23, standard `Attention`, weights by reference."""
+"""Stage 2: a checkpoint, or an ONNX file of the user's, becomes a `Graph`: opset 23, weights by reference."""
 
 from innerq_export.graph.export import export_graph
+from innerq_export.graph.open import open_graph
 
-__all__ = ["export_graph"]
+__all__ = ["export_graph", "open_graph"]
