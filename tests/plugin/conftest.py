@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,17 +45,19 @@ def skip(reason: str) -> None:
     pytest.skip(reason)
 
 
-def build(folder: Path, major: int) -> Built:
+def build(folder: Path, major: int, *, cuda: bool = False) -> Built:
     found = headers(major)
     if found is None:
         skip(f"no headers of TensorRT {major} (set TENSORRT_INCLUDE_DIR)")
     if shutil.which("cmake") is None or shutil.which("c++") is None:
         skip("no cmake or no C++ compiler")
-    options = [f"-DTENSORRT_INCLUDE_DIR={found}", "-DINNERQ_CUDA=OFF", "-DCMAKE_BUILD_TYPE=Release"]
+    options = [f"-DTENSORRT_INCLUDE_DIR={found}", f"-DINNERQ_CUDA={'ON' if cuda else 'OFF'}"]
+    options += ["-DCMAKE_BUILD_TYPE=Release", *(["-DCMAKE_CUDA_ARCHITECTURES=native"] if cuda else [])]
     for source, name in ((ROOT / "plugins", "library"), (ROOT / "tests" / "plugin" / "driver", "program")):
         run("cmake", "-S", source, "-B", folder / name, *options)
-        run("cmake", "--build", folder / name, "--parallel", "2")
-    return Built(folder / "library" / "libinnerq_trt_host.so", folder / "program" / "plugin_host", found)
+        run("cmake", "--build", folder / name, "--parallel", str(os.cpu_count() or 1))
+    library = "libinnerq_trt.so" if cuda else "libinnerq_trt_host.so"
+    return Built(folder / "library" / library, folder / "program" / "plugin_host", found)
 
 
 def run(*command: object) -> None:
@@ -75,11 +78,47 @@ def built_for_10(tmp_path_factory) -> Built:
 @pytest.fixture(scope="session", params=[11, 10])
 def host(request):
     """A host with the library loaded, for each TensorRT version."""
-    made = request.getfixturevalue("built" if request.param == 11 else "built_for_10")
+    yield from drive(request.getfixturevalue("built" if request.param == 11 else "built_for_10"))
+
+
+def gpu_build(folder: Path) -> Built:
+    """Return the CUDA build; INNERQ_PLUGIN_LIBRARY and INNERQ_PLUGIN_PROGRAM name one made elsewhere."""
+    if not cuda_card():
+        skip("GPU part: no CUDA card")
+    named = [os.environ.get(name) for name in ("INNERQ_PLUGIN_LIBRARY", "INNERQ_PLUGIN_PROGRAM")]
+    if all(named):
+        return Built(Path(named[0]), Path(named[1]), Path())
+    return build(folder, 11, cuda=True)
+
+
+def cuda_card() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def drive(made: Built) -> Iterator[PluginHost]:
     driver = PluginHost(made.program)
     driver.ok("load", made.library)
     yield driver
     assert driver.close() == 0
+
+
+@pytest.fixture(scope="session")
+def gpu_built(tmp_path_factory) -> Built:
+    return gpu_build(tmp_path_factory.mktemp("plugin_gpu"))
+
+
+@pytest.fixture(params=["host", pytest.param("gpu", marks=pytest.mark.gpu)])
+def machine(request):
+    """A driver whose memory is the host's or the GPU's: what runs on it runs on both."""
+    yield from drive(request.getfixturevalue("built" if request.param == "host" else "gpu_built"))
+
+
+@pytest.fixture
+def gpu(gpu_built):
+    """A driver on the GPU alone."""
+    yield from drive(gpu_built)
 
 
 @pytest.fixture(scope="session")
