@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -35,16 +35,20 @@ class Call:
     seen: Seen
     caches: Sequence[Cache]
     model: TorchModel | None
+    _appended: dict[int, Cache] = field(default_factory=dict)
 
     @cached_property
     def after(self) -> tuple[Cache, ...]:
-        """The reference's caches after Append of the engine's own keys and values. UserError if those are unfit."""
+        """The reference's caches after the call."""
         return tuple(self.append(layer) for layer in range(len(self.caches)))
 
     def append(self, layer: int) -> Cache:
-        """Return the reference's cache of one layer after Append of the engine's own keys and values."""
-        seen = self.seen.layers[layer]
-        return append(self.caches[layer], seen.key_BHkvSD, seen.value_BHkvSD, self.new_length_B)
+        """Return the reference's cache after Append of the engine's own keys and values; UserError if unfit."""
+        if layer not in self._appended:
+            seen = self.seen.layers[layer]
+            made = append(self.caches[layer], seen.key_BHkvSD, seen.value_BHkvSD, self.new_length_B)
+            self._appended[layer] = made
+        return self._appended[layer]
 
     def attend(self, layer: int, query_BHqSD: Tensor, scale: float | None) -> Tensor:
         """Return the reference's Attend of this query over the engine's keys and values, fp32."""

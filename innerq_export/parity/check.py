@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from innerq_export.parity.observation import Runner
 
 REPORT_NAME = "parity.json"
+_SMALL_BYTES = 200 << 20
 _PACKAGES = ("innerq-export", "onnxruntime", "torch", "transformers")
 
 
@@ -38,12 +39,15 @@ def check_engine(
     """
     from innerq_export.engine.folder import read_manifest
     from innerq_export.parity.runners.onnxruntime import OnnxRuntimeRunner
+    from innerq_export.parity.threads import torch_threads
 
     manifest = read_manifest(folder)
     if checkpoint is not None:
         _check_source(folder, manifest, checkpoint)
-    runner = OnnxRuntimeRunner(folder, manifest.model.layers)
-    with (progress or Silent()).stage("parity") as step:
+    small = _is_small(checkpoint)
+    threads = 1 if small else 0
+    with (progress or Silent()).stage("parity") as step, torch_threads(threads):
+        runner = OnnxRuntimeRunner(folder, manifest.model.layers, threads, shipped=small)
         return check_runner(runner, folder, manifest, checkpoint, cases, step)
 
 
@@ -100,6 +104,11 @@ def _check_source(folder: Path, manifest: Manifest, checkpoint: Checkpoint) -> N
         got=f"digest {checkpoint.digest[:16]}",
         fix="name the checkpoint that the engine was built from, or build the engine again",
     )
+
+
+def _is_small(checkpoint: Checkpoint | None) -> bool:
+    """Whether a second session costs little and threads more than they bring (two pools spin against each other)."""
+    return checkpoint is not None and sum(tensor.nbytes for tensor in checkpoint.tensors.values()) < _SMALL_BYTES
 
 
 def _version(package: str) -> str:

@@ -20,6 +20,7 @@ from innerq_export.parity.rungs import (
     KeysValuesRung,
     LogitsRung,
     Rung,
+    ShippedRung,
     UnquantisedRung,
 )
 from innerq_export.parity.torch_model import TorchModel
@@ -35,8 +36,9 @@ def open_ladder(runner: Runner, manifest: Manifest, checkpoint: Checkpoint | Non
     rungs = (
         CacheRung(),
         AttentionRung(shape.layers, dtype),
-        KeysValuesRung(dtype),
-        LogitsRung(dtype),
+        KeysValuesRung(shape.layers, dtype),
+        LogitsRung(shape.layers, dtype),
+        ShippedRung(),
         UnquantisedRung(unquantised),
     )
     return Ladder(manifest.cache, shape, dtype, runner, model, rungs)
@@ -44,7 +46,7 @@ def open_ladder(runner: Runner, manifest: Manifest, checkpoint: Checkpoint | Non
 
 @dataclass
 class Ladder:
-    """Holds a runner to the rungs. `calls` counts for each rung the calls that it has passed."""
+    """Holds a runner to the rungs. `calls` counts for each rung the calls that it has passed, `lacks` what it misses."""
 
     config: CacheConfig
     shape: ModelShape
@@ -55,6 +57,7 @@ class Ladder:
 
     def __post_init__(self) -> None:
         self.calls = {rung.name: 0 for rung in self.rungs}
+        self.lacks: dict[str, str] = {}
         self.finding: Finding | None = None
 
     def climb(self, case: Case, streams_BT: Tensor, tick: Callable[[], None]) -> bool:
@@ -84,7 +87,8 @@ class Ladder:
 
     def _check(self, call: Call) -> bool:
         for rung in self.rungs:
-            if rung.needs_torch and self.model is None:
+            self.lacks[rung.name] = rung.lacks(call)
+            if self.lacks[rung.name]:
                 continue
             self.finding = rung.check(call)
             if self.finding:
@@ -95,8 +99,7 @@ class Ladder:
     def _result(self, rung: Rung) -> RungResult:
         failed = self.finding is not None and self.finding.rung == rung.name
         if not failed and self.calls[rung.name] == 0:
-            no_model = "no Hugging Face checkpoint to compare with"
-            reason = no_model if rung.needs_torch and self.model is None else "a rung below it failed"
+            reason = self.lacks.get(rung.name) or "a rung below it failed"
             return RungResult(rung.name, NOT_RUN, rung.tolerance, reason=reason)
         status = FAILED if failed else PASSED if rung.verdict else REPORTED
         return RungResult(rung.name, status, rung.tolerance, self.calls[rung.name], rung.figures())

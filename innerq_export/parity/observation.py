@@ -26,11 +26,20 @@ class LayerSeen:
 
 
 @dataclass(frozen=True)
+class Shipped:
+    """The same call in a second session without probes: its logits and the cache of every layer."""
+
+    logits_BV: Tensor
+    caches: tuple[Mapping[str, Tensor], ...]
+
+
+@dataclass(frozen=True)
 class Seen:
-    """One call: logits after the last new token of each sequence (fp32), and every layer."""
+    """One call: logits after the last new token of each sequence (fp32), and every layer; `shipped` if it was run."""
 
     logits_BV: Tensor
     layers: tuple[LayerSeen, ...]
+    shipped: Shipped | None = None
 
 
 class Runner(Protocol):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ class TorchModel:
         from transformers import AttentionInterface, AutoModelForCausalLM
 
         AttentionInterface.register(_NAME, _attention)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), attn_implementation=_NAME, local_files_only=True
-        )
+        with _no_progress_bar():
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=getattr(torch, dtype), attn_implementation=_NAME, local_files_only=True
+            )
         self._model = model.float().eval()
 
     @torch.no_grad()
@@ -48,3 +50,16 @@ def _attention(
 
         return sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, **others)
     return given(module.layer_idx, query, key, value, scaling).transpose(1, 2), None
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -7,6 +7,7 @@ from innerq_export.parity.rungs.base import Rung
 from innerq_export.parity.rungs.cache import CacheRung
 from innerq_export.parity.rungs.keys_values import KeysValuesRung
 from innerq_export.parity.rungs.logits import LogitsRung
+from innerq_export.parity.rungs.shipped import ShippedRung
 from innerq_export.parity.rungs.unquantised import UnquantisedRung
 
-__all__ = ["AttentionRung", "CacheRung", "KeysValuesRung", "LogitsRung", "Rung", "UnquantisedRung"]
+__all__ = ["AttentionRung", "CacheRung", "KeysValuesRung", "LogitsRung", "Rung", "ShippedRung", "UnquantisedRung"]

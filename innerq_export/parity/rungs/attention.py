@@ -15,12 +15,15 @@ class AttentionRung:
 
     name = "attention"
     verdict = True
-    needs_torch = False
 
     def __init__(self, layers: int, dtype: str):
         self._floor = ATTENTION.tolerance.min_db[dtype]
         self.tolerance = f"at least {self._floor:g} dB for every head and token"
         self.layers_db = [float("inf")] * layers
+
+    def lacks(self, call: Call) -> str:
+        """Nothing."""
+        return ""
 
     def check(self, call: Call) -> Finding | None:
         """Compare all layers of the call."""

@@ -7,20 +7,26 @@ from typing import Protocol
 from innerq_export.parity.call import Call
 from innerq_export.parity.report import Finding
 
+NO_CHECKPOINT = "no Hugging Face checkpoint to compare with"
+
 
 class Rung(Protocol):
-    """One check of every call. `tolerance` says in words what must hold; `verdict` whether the rung can fail at all.
-
-    `needs_torch`: it compares with the Hugging Face model, so it cannot run without a checkpoint.
-    """
+    """One check of every call. `tolerance` says in words what must hold; `verdict` whether the rung can fail at all."""
 
     name: str
     tolerance: str
     verdict: bool
-    needs_torch: bool
+
+    def lacks(self, call: Call) -> str:
+        """Return what the rung would need to check this call and does not have; '' if nothing."""
 
     def check(self, call: Call) -> Finding | None:
         """Return the first thing that is wrong with the call; remember its figures."""
 
     def figures(self) -> dict[str, float]:
         """Return the figures over all calls so far."""
+
+
+def lacks_torch(call: Call) -> str:
+    """Return why a rung that needs PyTorch's side cannot run, or ''."""
+    return "" if call.model else NO_CHECKPOINT

@@ -7,7 +7,8 @@ import torch
 from innerq_export.parity.call import Call
 from innerq_export.parity.metrics import decibels
 from innerq_export.parity.report import Finding
-from innerq_export.parity.tolerances import KEYS_VALUES_DB
+from innerq_export.parity.rungs.base import lacks_torch
+from innerq_export.parity.tolerances import model_floor_db
 
 
 class KeysValuesRung:
@@ -15,12 +16,15 @@ class KeysValuesRung:
 
     name = "keys and values"
     verdict = True
-    needs_torch = True
 
-    def __init__(self, dtype: str):
-        self._floor = KEYS_VALUES_DB[dtype]
-        self.tolerance = f"at least {self._floor:g} dB for every token"
+    def __init__(self, layers: int, dtype: str):
+        self._floor = model_floor_db(dtype, layers)
+        self.tolerance = f"at least {self._floor:.1f} dB for every token"
         self._worst = float("inf")
+
+    def lacks(self, call: Call) -> str:
+        """PyTorch's side."""
+        return lacks_torch(call)
 
     def check(self, call: Call) -> Finding | None:
         """Compare keys and values of all layers, all KV heads of a token at once."""
@@ -45,7 +49,7 @@ class KeysValuesRung:
         return Finding(
             rung=self.name,
             what=f"the new {name} are not those of the Hugging Face model",
-            expected=f"at least {self._floor:g} dB",
+            expected=f"at least {self._floor:.1f} dB",
             got=f"{worst:.1f} dB",
             advice=f"the graph before the cache of layer {layer} is at fault: weights, norms, RoPE or positions",
             case=call.case,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from innerq_export.parity.call import Call
 from innerq_export.parity.metrics import decibels, kl_divergence, top1_agrees
 from innerq_export.parity.report import Finding
-from innerq_export.parity.tolerances import LOGITS_DB
+from innerq_export.parity.rungs.base import lacks_torch
+from innerq_export.parity.tolerances import model_floor_db
 
 
 class LogitsRung:
@@ -13,12 +14,15 @@ class LogitsRung:
 
     name = "logits"
     verdict = True
-    needs_torch = True
 
-    def __init__(self, dtype: str):
-        self._floor = LOGITS_DB[dtype]
-        self.tolerance = f"at least {self._floor:g} dB for every sequence and call"
+    def __init__(self, layers: int, dtype: str):
+        self._floor = model_floor_db(dtype, layers)
+        self.tolerance = f"at least {self._floor:.1f} dB for every sequence and call"
         self._worst, self._worst_kl, self._agreed = float("inf"), 0.0, [0, 0]
+
+    def lacks(self, call: Call) -> str:
+        """PyTorch's side."""
+        return lacks_torch(call)
 
     def check(self, call: Call) -> Finding | None:
         """Compare the sequences that got tokens."""
@@ -41,7 +45,7 @@ class LogitsRung:
         return Finding(
             rung=self.name,
             what="logits are not those of PyTorch over the same keys and values",
-            expected=f"at least {self._floor:g} dB",
+            expected=f"at least {self._floor:.1f} dB",
             got=f"{level:.1f} dB",
             advice="every layer's keys and values are right: look at the last layer's MLP, the final norm, the head",
             case=call.case,

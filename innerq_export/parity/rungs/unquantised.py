@@ -6,6 +6,7 @@ from torch import Tensor
 
 from innerq_export.parity.call import Call
 from innerq_export.parity.metrics import kl_divergence, top1_agrees
+from innerq_export.parity.rungs.base import lacks_torch
 
 
 class UnquantisedRung:
@@ -14,12 +15,15 @@ class UnquantisedRung:
     name = "unquantised"
     tolerance = ""
     verdict = False
-    needs_torch = True
 
     def __init__(self, logits_BTV: Tensor):
         self._logits_BTV = logits_BTV
         self._kl: list[float] = []
         self._agreed: list[bool] = []
+
+    def lacks(self, call: Call) -> str:
+        """PyTorch's side."""
+        return lacks_torch(call)
 
     def check(self, call: Call) -> None:
         """Record the sequences that got tokens."""

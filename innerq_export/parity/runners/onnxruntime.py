@@ -2,38 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from innerq_export.parity.observation import LayerSeen, Seen
+from innerq_export.parity.observation import LayerSeen, Seen, Shipped
 from innerq_export.parity.runners.probe import LayerProbe, find_probes
 from innerq_export.runtime.session import OnnxRuntimeSession
 
 
 class OnnxRuntimeRunner:
-    """Runs an engine folder, ready or not, in ONNX Runtime."""
+    """Runs an engine folder, ready or not, in ONNX Runtime.
+
+    `shipped`: run every call again in a session without probes, since extra outputs may change what ONNX Runtime
+    fuses; takes the memory of a second model.
+    """
 
     name = "onnxruntime"
 
-    def __init__(self, folder: Path, layers: int):
+    def __init__(self, folder: Path, layers: int, threads: int = 0, *, shipped: bool = True):
         self._probes = find_probes(folder / "model.onnx", layers)
         names = [name for probe in self._probes for name in probe.names]
-        self._session = OnnxRuntimeSession(folder, allow_unready=True, extra_outputs=list(dict.fromkeys(names)))
+        extra = list(dict.fromkeys(names))
+        self._session = OnnxRuntimeSession(folder, allow_unready=True, threads=threads, extra_outputs=extra)
+        self._plain = OnnxRuntimeSession(folder, allow_unready=True, threads=threads) if shipped else None
 
     def start(self, batch: int) -> None:
         """Open `batch` empty sequences."""
         self._session.reset(batch)
+        if self._plain:
+            self._plain.reset(batch)
 
     def step(self, ids_BS: Tensor, new_length_B: Tensor) -> Seen:
-        """Run one call; the cache tensors are the session's own memory and change with the next call."""
-        logits_BV = self._session.step(ids_BS.numpy(), new_length_B.numpy())
+        """Run one call; the cache tensors are the sessions' own memory and change with the next call."""
+        tokens = (ids_BS.numpy(), new_length_B.numpy())
+        logits_BV = self._session.step(*tokens)
         layers = tuple(self._layer(index, probe) for index, probe in enumerate(self._probes))
-        return Seen(torch.from_numpy(logits_BV), layers)
+        shipped = None
+        if self._plain:
+            plain_BV = torch.from_numpy(self._plain.step(*tokens))
+            shipped = Shipped(plain_BV, tuple(_cache(self._plain, index) for index in range(len(layers))))
+        return Seen(torch.from_numpy(logits_BV), layers, shipped)
 
     def _layer(self, index: int, probe: LayerProbe) -> LayerSeen:
         extra = self._session.extra
         key, value, query, output = (torch.from_numpy(extra[name]) for name in probe.names)
-        cache = {part: torch.from_numpy(array) for part, array in self._session.cache(index).items()}
-        return LayerSeen(key, value, cache, query, output, probe.scale)
+        return LayerSeen(key, value, _cache(self._session, index), query, output, probe.scale)
+
+
+def _cache(session: OnnxRuntimeSession, layer: int) -> Mapping[str, Tensor]:
+    return {part: torch.from_numpy(array) for part, array in session.cache(layer).items()}
