@@ -1,0 +1,29 @@
+"""What several folders of tests share: one small decoder, exported once per run."""
+
+import pytest
+
+from tests.models import tiny_llama
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory):
+    """A checkpoint of tests.models.TINY: 2 layers, 4/2 heads of 64, context 512, byte-level tokenizer."""
+    from innerq_export.checkpoint import open_checkpoint
+
+    return open_checkpoint(str(tiny_llama(tmp_path_factory.mktemp("tiny") / "checkpoint")))
+
+
+@pytest.fixture(scope="session")
+def tiny_graph(tiny_checkpoint):
+    """Its export in fp16; rewrite works on a copy, so tests may share it."""
+    from innerq_export.graph import export_graph
+
+    return export_graph(tiny_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def tiny_engine(tiny_checkpoint, tiny_graph, tmp_path_factory):
+    """Its engine folder for ONNX Runtime, sealed as ready though parity was not run. Copy it before changing it."""
+    from tests.engine.real import engine_of
+
+    return engine_of(tiny_checkpoint, tiny_graph, tmp_path_factory.mktemp("tiny") / "engine")
