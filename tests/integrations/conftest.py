@@ -1,26 +1,29 @@
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 
-from innerq_export.spec import CacheConfig
+from innerq_export.integrations.build import build_library
+from innerq_export.integrations.library import load
+from innerq_export.integrations.resolve import BUILD_DIR
 
 torch.set_num_threads(1)
-
-SMALL = CacheConfig(sink=4, recent=8)
 
 
 @pytest.fixture(scope="session")
 def host_library():
-    from innerq_export.errors import EnvironmentMismatchError
-    from innerq_export.integrations.library import load
+    if shutil.which("c++") is None:
+        pytest.skip("needs a C++ compiler")
+    return load("host", build_library(host_only=True, build_dir=BUILD_DIR.with_name("host"), jobs=2).library)
 
-    try:
-        return load("host")
-    except EnvironmentMismatchError:
-        from innerq_export.integrations.build import build_library
 
-        return load("host", build_library(host_only=True).library)
+@pytest.fixture(scope="session")
+def cuda_library():
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA card")
+    return load("cuda")
 
 
 @pytest.fixture
