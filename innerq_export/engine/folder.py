@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,10 +23,11 @@ def staging(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
     When the block raises (KeyboardInterrupt too) it is removed and `folder` is as it was. Leftovers of a killed build
     are cleared away. Raises ConfigError when another build holds the folder, when `folder` holds an engine and
-    `overwrite` is false, or when it holds anything that is no engine: that is never overwritten.
+    `overwrite` is false, or when it holds anything that is no engine: that is never overwritten; UserError when the
+    place cannot be written or the disk is full.
     """
     folder = folder.resolve()
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    _make_parent(folder)
     with _exclusive(folder):
         _restore(folder)
         _refuse_loss(folder, overwrite)
@@ -34,6 +37,10 @@ def staging(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
         try:
             yield stage
             _swap(stage, folder)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise _disk_full(folder) from error
+            raise
         finally:
             _remove(stage)
 
@@ -93,6 +100,22 @@ def _exclusive(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _make_parent(folder: Path) -> None:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write beside {folder}", got=error, fix="choose another --output") from error
+
+
+def _disk_full(folder: Path) -> UserError:
+    free = shutil.disk_usage(folder.parent).free
+    return UserError(
+        f"the disk of {folder} is full", got=f"{free:,} bytes left", fix="make room, or choose another --output"
+    )
 
 
 def _swap(stage: Path, folder: Path) -> None:

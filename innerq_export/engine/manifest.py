@@ -123,6 +123,9 @@ def _check_schema(fields: Mapping[str, Any], where: Path) -> None:
 def _typed(fields: Mapping[str, Any]) -> dict[str, Any]:
     if fields["lowering"] not in LOWERINGS:
         raise ValueError(f"lowering is {fields['lowering']!r}, not one of {LOWERINGS}")
+    for name, record in fields["backends"].items():
+        if not isinstance(record.get("versions"), dict):
+            raise ValueError(f"backends: '{name}' has no versions")
     if not isinstance(fields.get("ready", False), bool):
         raise ValueError(f"ready is {fields['ready']!r}, not true or false")
     return {

@@ -11,7 +11,7 @@ from innerq_export.errors import ConfigError
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """`temperature` 0 is greedy. `top_k` 0 and `top_p` 1 keep every token. Equal `seed`, equal choices.
+    """`temperature` 0 is greedy. `top_k` 0 and `top_p` 1 keep every token. Equal `seed`, equal choices; None: any.
 
     Raises ConfigError for a value that cannot hold.
     """
@@ -19,14 +19,14 @@ class SamplingOptions:
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
-    seed: int = 0
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         for name, holds, expected in (
             ("temperature", 0.0 <= self.temperature < float("inf"), "0 (greedy) or more"),
             ("top_k", self.top_k >= 0, "0 (all tokens) or more"),
             ("top_p", 0.0 < self.top_p <= 1.0, "more than 0, at most 1"),
-            ("seed", self.seed >= 0, "0 or more"),
+            ("seed", self.seed is None or self.seed >= 0, "0 or more"),
         ):
             if not holds:
                 raise ConfigError(
@@ -42,7 +42,8 @@ class Sampler:
 
     def __init__(self, options: SamplingOptions, batch: int):
         self.options = options
-        self._streams = [np.random.default_rng([options.seed, index]) for index in range(batch)]
+        root = np.random.SeedSequence(options.seed)
+        self._streams = [np.random.default_rng(child) for child in root.spawn(batch)]
 
     def choose(self, logits_BV: np.ndarray) -> list[int]:
         """Return one token id per row of fp32 logits [B, V]."""

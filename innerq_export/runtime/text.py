@@ -34,13 +34,28 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def stop_tokens(folder: Path) -> frozenset[int]:
-    """Return the ids that end a text: `eos_token_id` of generation_config.json, else of config.json."""
+    """Return the ids that end a text: `eos_token_id` of generation_config.json, else of config.json.
+
+    Raises UserError for a file that is broken or holds something else there.
+    """
     for name in ("generation_config.json", "config.json"):
-        path = folder / name
-        found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
-        if found is not None:
-            return frozenset(found if isinstance(found, list) else [found])
+        found = _end_tokens(folder / name)
+        if found:
+            return found
     return frozenset()
+
+
+def _end_tokens(path: Path) -> frozenset[int]:
+    if not path.is_file():
+        return frozenset()
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{path} is no JSON object", got=error, fix="mend it in the checkpoint, build again") from error
+    ids = [] if found is None else found if isinstance(found, list) else [found]
+    if not all(type(token) is int for token in ids):
+        raise UserError(f"{path}: eos_token_id", expected="a token id or a list of them", got=found, fix="mend it")
+    return frozenset(ids)
 
 
 class Detokeniser:

@@ -1,5 +1,6 @@
 """A folder appears whole or not at all, one build at a time, and nothing of the user's is ever lost."""
 
+import errno
 import multiprocessing
 
 import pytest
@@ -62,6 +63,18 @@ def test_files_that_are_no_engine_are_never_deleted(tmp_path, overwrite):
     with pytest.raises(ConfigError, match="is a file"), staging(tmp_path / "thesis" / "chapter.tex"):
         pass
     assert (tmp_path / "thesis" / "chapter.tex").read_text() == "years of work"
+
+
+def test_a_place_that_cannot_be_written_is_a_users_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write beside"), staging(tmp_path / "file" / "engine"):
+        pass
+
+
+def test_a_full_disk_is_a_users_error_and_leaves_nothing(tmp_path):
+    with pytest.raises(UserError, match="full"), staging(tmp_path / "engine"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert contents(tmp_path) == []
 
 
 def test_an_empty_folder_may_be_filled(tmp_path):

@@ -84,6 +84,8 @@ def test_an_unknown_field_gets_the_nearest_name():
         ("aliases", [["only one"]]),
         ("cache", {"spec_version": 1, "key_bit": 3}),
         ("notes", 5),
+        ("backends", {"onnxruntime": {}}),
+        ("backends", ["onnxruntime"]),
     ],
 )
 def test_a_broken_field_is_a_users_error(name, value):

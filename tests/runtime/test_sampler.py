@@ -57,6 +57,7 @@ def test_equal_seeds_choose_alike_and_others_do_not():
 
     assert draw(1) == draw(1)
     assert draw(1) != draw(2)
+    assert draw(None) != draw(None)
     assert [row[0] for row in draw(1, batch=3)] == [row[0] for row in draw(1)]
 
 

@@ -96,6 +96,13 @@ def test_stop_tokens_come_from_the_models_files(tmp_path, files, expected):
     assert stop_tokens(tmp_path) == expected
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"eos_token_id": "</s>"}', '{"eos_token_id": [1, null]}', "\x00"])
+def test_broken_stop_tokens_are_a_users_error(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"config\.json"):
+        stop_tokens(tmp_path)
+
+
 def test_a_tokenizer_is_loaded_or_missed_with_a_fix(tmp_path):
     with pytest.raises(UserError, match="has no tokenizer"):
         load_tokenizer(tmp_path)
