@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from tests.plugin.host import PluginHost
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +46,10 @@ def skip(reason: str) -> None:
     pytest.skip(reason)
 
 
-def build(folder: Path, major: int, *, cuda: bool = False) -> Built:
+SANITISERS = "-fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=all -O1"
+
+
+def build(folder: Path, major: int, *, cuda: bool = False, flags: str = "") -> Built:
     found = headers(major)
     if found is None:
         skip(f"no headers of TensorRT {major} (set TENSORRT_INCLUDE_DIR)")
@@ -53,6 +57,7 @@ def build(folder: Path, major: int, *, cuda: bool = False) -> Built:
         skip("no cmake or no C++ compiler")
     options = [f"-DTENSORRT_INCLUDE_DIR={found}", f"-DINNERQ_CUDA={'ON' if cuda else 'OFF'}"]
     options += ["-DCMAKE_BUILD_TYPE=Release", *(["-DCMAKE_CUDA_ARCHITECTURES=native"] if cuda else [])]
+    options += [f"-DCMAKE_CXX_FLAGS={flags}"] if flags else []
     for source, name in ((ROOT / "plugins", "library"), (ROOT / "tests" / "plugin" / "driver", "program")):
         run("cmake", "-S", source, "-B", folder / name, *options)
         run("cmake", "--build", folder / name, "--parallel", str(os.cpu_count() or 1))
@@ -102,6 +107,12 @@ def drive(made: Built) -> Iterator[PluginHost]:
     driver.ok("load", made.library)
     yield driver
     assert driver.close() == 0
+
+
+@pytest.fixture(scope="session")
+def hardened(tmp_path_factory) -> Iterator[PluginHost]:
+    """A driver that, like the library, is built with the address and undefined-behaviour sanitisers."""
+    yield from drive(build(tmp_path_factory.mktemp("plugin_sanitised"), 11, flags=SANITISERS))
 
 
 @pytest.fixture(scope="session")

@@ -43,12 +43,24 @@ BAD = {
     "no entries": ("sink", [INT32, 0, "00000000"], "field 'sink': expected one int32"),
     "negative length": ("sink", [INT32, -1, "00000000"], "field 'sink': expected one int32"),
     "no data": ("sink", [INT32, 1, "null"], "and no data"),
-    "int64 beyond int32": ("sink", [INT64, 1, struct.pack("<q", 1 << 40).hex()], "expected an int32, got 1099511627776"),
+    "int64 beyond int32": (
+        "sink",
+        [INT64, 1, struct.pack("<q", 1 << 40).hex()],
+        "expected an int32, got 1099511627776",
+    ),
     "negative": ("sink", field(-1), "config.sink: expected 0"),
     "absurd": ("recent", field(1 << 30), "config.recent: expected 0"),
     "bits": ("key_bits", field(5), "config.key_bits: expected 2, 3, 4 or 8, got 5"),
-    "unknown word": ("value_mode", field("symmetrical"), "expected one of symmetric, symmetric_full, asymmetric, hybrid"),
-    "a word's beginning": ("key_norm", field("pre"), "field 'key_norm': expected one of prefill, folded, none, got 'pre'"),
+    "unknown word": (
+        "value_mode",
+        field("symmetrical"),
+        "expected one of symmetric, symmetric_full, asymmetric, hybrid",
+    ),
+    "a word's beginning": (
+        "key_norm",
+        field("pre"),
+        "field 'key_norm': expected one of prefill, folded, none, got 'pre'",
+    ),
     "text as number": ("key_mode", field(1), "field 'key_mode': expected text"),
     "another version": ("spec_version", field(SPEC_VERSION + 1), f"made for contract version {SPEC_VERSION + 1}"),
 }

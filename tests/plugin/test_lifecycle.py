@@ -47,7 +47,15 @@ def test_the_metadata_states_configuration_and_build(host, node):
     answer = host.ok("describe", "p")
     assert (answer["name"], answer["version"], answer["namespace"]) == (node.op.name, "1", "innerq")
     assert answer["build_interface"] == 2
-    for part in ("spec 1", "keys 3-bit symmetric_full", "key_norm prefill", "sink 32", "recent 96", "library ", "TensorRT"):
+    for part in (
+        "spec 1",
+        "keys 3-bit symmetric_full",
+        "key_norm prefill",
+        "sink 32",
+        "recent 96",
+        "library ",
+        "TensorRT",
+    ):
         assert part in answer["metadata"]
 
 
