@@ -14,7 +14,19 @@ ARCHITECTURES = (
     "Qwen2ForCausalLM",
     "Qwen3ForCausalLM",
     "SmolLM3ForCausalLM",
+    "Phi3ForCausalLM",
+    "GemmaForCausalLM",
+    "GraniteForCausalLM",
+    "OlmoForCausalLM",
+    "Olmo2ForCausalLM",
+    "CohereForCausalLM",
+    "Starcoder2ForCausalLM",
+    "GlmForCausalLM",
+    "Glm4ForCausalLM",
+    "SeedOssForCausalLM",
+    "ArceeForCausalLM",
 )
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 Config = Mapping[str, Any]
 
 
@@ -52,6 +64,18 @@ def _other_layers(config: Config) -> bool:
     return any(kind not in ("full_attention", "sliding_attention") for kind in _layer_types(config))
 
 
+def _changing_rope(config: Config) -> bool:
+    return any(kind not in ROPE_TYPES for kind in _rope_types(config))
+
+
+def _rope_types(config: Config) -> list[Any]:
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        return ["not an object"]
+    nested = [part for part in rope.values() if isinstance(part, dict)] or [rope]
+    return [part.get("rope_type") or part.get("type") or "default" for part in nested]
+
+
 def _head_dim(config: Config) -> bool:
     return ModelShape.from_config(config).head_dim % 32 != 0
 
@@ -61,6 +85,11 @@ _REFUSED: tuple[tuple[str, Callable[[Config], bool], str], ...] = (
         "sliding-window attention",
         _sliding_window,
         "to use it within its window only, set max_position_embeddings to sliding_window in config.json",
+    ),
+    (
+        "rotary frequencies that change with the length (rope type dynamic or longrope)",
+        _changing_rope,
+        f"choose a variant with rope type {', '.join(ROPE_TYPES)}",
     ),
     ("layers that are not full attention (layer_types)", _other_layers, "choose a model with full attention only"),
     (

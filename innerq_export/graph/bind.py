@@ -9,7 +9,7 @@ import onnx_ir as ir
 from innerq_export.artifacts import Checkpoint, TensorRef
 from innerq_export.errors import CheckpointError
 from innerq_export.graph.cast import SOURCE_DTYPES, TARGET_DTYPES, CastTensor
-from innerq_export.graph.reference import REFERENCED_DTYPES, ReferencedTensor
+from innerq_export.graph.reference import REFERENCED_DTYPES, ReferencedTensor, reference
 
 _SHOWN = 5
 
@@ -66,4 +66,4 @@ def _check(ref: TensorRef, shape: Sequence[int]) -> None:
 def _tensor(ref: TensorRef, dtype: ir.DataType | None) -> ReferencedTensor | CastTensor:
     if dtype not in TARGET_DTYPES:
         raise CheckpointError(f"tensor '{ref.name}' cannot become {dtype}", got=ref.dtype)
-    return ReferencedTensor(ref) if dtype == REFERENCED_DTYPES.get(ref.dtype) else CastTensor(ref, dtype)
+    return reference(ref) if dtype == REFERENCED_DTYPES.get(ref.dtype) else CastTensor(ref, dtype)

@@ -1,6 +1,8 @@
-"""A checkpoint tensor as it lies: an ONNX external tensor over the bytes of the safetensors file."""
+"""Weights as they lie on disk: ONNX external tensors over files that were checked when they were opened."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import onnx_ir as ir
 
@@ -10,23 +12,31 @@ REFERENCED_DTYPES = {"F16": ir.DataType.FLOAT16, "F32": ir.DataType.FLOAT}
 
 
 class ReferencedTensor(ir.ExternalTensor):
-    """`ref`, mapped when read, never copied. `path` is the real file (links resolved), so it can be hard-linked.
+    """An external tensor, mapped when read, never copied.
 
-    onnx_ir refuses to read external files with several hard links, but engine folders hard-link the checkpoint. Which
-    file this is was checked when the checkpoint was opened, so that check is left out.
+    onnx_ir refuses to read files with several hard links, lest one leads out of the folder; but engine folders
+    hard-link the weights, and these paths come from our own readers. So here that check is left out.
     """
 
-    def __init__(self, ref: TensorRef) -> None:
-        file = ref.file.resolve()
-        super().__init__(
-            file.name,
-            ref.offset,
-            ref.nbytes,
-            REFERENCED_DTYPES[ref.dtype],
-            shape=ir.Shape(ref.shape),
-            name=ref.name,
-            base_dir=file.parent,
-        )
-
     def _check_path_containment(self) -> None:
-        """Accept any path: it comes from the checkpoint reader."""
+        """Accept any path."""
+
+
+def reference(ref: TensorRef) -> ReferencedTensor:
+    """Return `ref` as an ONNX tensor. `path` is the real file (symbolic links resolved), so it can be hard-linked."""
+    file = ref.file.resolve()
+    dtype = REFERENCED_DTYPES[ref.dtype]
+    return _referenced(file, ref.offset, ref.nbytes, dtype, ir.Shape(ref.shape), ref.name)
+
+
+def trusted(tensor: ir.ExternalTensor) -> ReferencedTensor:
+    """Return `tensor`, whose path has been checked, as one that stays readable when its file is hard-linked."""
+    assert tensor.name is not None
+    length = tensor.nbytes if tensor.length is None else tensor.length
+    return _referenced(Path(tensor.path).resolve(), tensor.offset or 0, length, tensor.dtype, tensor.shape, tensor.name)
+
+
+def _referenced(
+    file: Path, offset: int, length: int, dtype: ir.DataType, shape: ir.Shape, name: str
+) -> ReferencedTensor:
+    return ReferencedTensor(file.name, offset, length, dtype, shape=shape, name=name, base_dir=file.parent)

@@ -14,6 +14,7 @@ from innerq_export.checkpoint.header import regular_file_size
 from innerq_export.errors import CheckpointError
 from innerq_export.graph.external import check_external, external_tensors
 from innerq_export.graph.onnx_shape import model_shape
+from innerq_export.graph.reference import trusted
 
 OPSET = 23
 MIN_OPSET = 18
@@ -26,6 +27,7 @@ def read_graph(file: Path) -> Graph:
     model = _load(file)
     for tensor in external_tensors(model):
         check_external(tensor, file)
+    _trust_initializers(model)
     dtype = _check_interface(model, file)
     _raise_opset(model, file)
     return Graph(model=model, shape=model_shape(model, file), dtype=dtype, digest=_digest(model, file))
@@ -59,6 +61,12 @@ def _check_interface(model: ir.Model, file: Path) -> str:
         expected = "FLOAT16 or FLOAT"
         raise CheckpointError(f"{file}: logits of an unsupported dtype", expected=expected, got=logits.dtype)
     return DTYPES[logits.dtype]
+
+
+def _trust_initializers(model: ir.Model) -> None:
+    for value in model.graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = trusted(value.const_value)
 
 
 def _names(values: Sequence[ir.Value]) -> str:
