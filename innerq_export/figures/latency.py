@@ -46,7 +46,7 @@ def _draw_latency(axes: Axes, theme: Theme, rows: Rows, copy_tb_s: float) -> Non
     tokens_axis(axes, sorted({row["tokens"] for row in rows}))
     axes.set_yscale("log")
     axes.set_ylabel("µs per launch (events, data rotated)")
-    axes.legend()
+    axes.legend(loc="lower right", fontsize=8)
 
 
 def _draw_share(axes: Axes, theme: Theme, rows: Rows) -> None:
@@ -80,7 +80,12 @@ def _label(kernel: str, precision: str) -> str:
 
 
 def _line(kernel: str) -> str:
-    return "o-" if kernel == "innerq" else "s-" if "cuDNN" in kernel else "^-" if "XQA" in kernel else "v-"
+    """Marker and dashes of a kernel: series of one precision share a colour and differ here."""
+    return {"cuDNN": "s-", "flash": "v:", "FA2": "D--", "XQA": "^-"}.get(_word(kernel), "o-")
+
+
+def _word(kernel: str) -> str:
+    return next((word for word in ("cuDNN", "flash", "FA2", "XQA") if word in kernel), "")
 
 
 def _colour(kernel: str, precision: str, theme: Theme) -> str:
