@@ -19,6 +19,8 @@ from innerq_export.spec import CacheConfig
 from innerq_export.spec.ops import APPEND, ATTENTION, DOMAIN, OP_VERSION, Op, Port, attributes_of
 
 _NEW_TOKEN_PORTS = 4
+_PLUGIN = {"plugin_namespace": DOMAIN, "plugin_version": str(OP_VERSION)}
+"""TensorRT's parser looks a creator up by these, not by the node's domain (onnx-tensorrt, FallbackPluginImporter)."""
 
 
 class InnerQLayers(CountedRule):
@@ -78,4 +80,5 @@ class InnerQLayers(CountedRule):
             _outputs=outputs,
             _name=f"{stem}/{op_type.name}",
             **attributes_of(op_type, self.config, geometry.scale),
+            **(_PLUGIN if self.layout == "packed" else {}),
         )

@@ -25,12 +25,12 @@ class CountedRule(RewriteRuleClassBase):
         """Return why the match must not be rewritten, or None where it may be."""
         raise NotImplementedError
 
-    def check(self, context: Any, *unnamed: Any, output: ir.Value, **bindings: Any) -> MatchResult:
+    def check(self, op: Any, *args: Any, **bindings: Any) -> MatchResult:
         """Turn the reason of `refuse` into onnxscript's result, and remember it."""
         result = MatchResult()
-        reason = self.refuse(output, **bindings)
+        reason = self.refuse(**bindings)
         if reason is not None:
-            node = output.producer()
+            node = bindings["output"].producer()
             self.refusals.append(Refusal(self.name, str(node and node.name), reason))
             result.fail(reason, node)
         return result

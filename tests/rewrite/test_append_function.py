@@ -1,0 +1,86 @@
+"""InnerQAppend's body against the reference: equal bit for bit, whatever the mode, the lengths and the values."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import onnx_ir as ir
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from innerq_export.reference import append
+from innerq_export.rewrite.functions import append_function
+from innerq_export.rewrite.geometry import Geometry
+from innerq_export.spec import BITS, KEY_NORMS, MODES, CacheConfig
+from tests.rewrite.one_layer import Tokens, assert_same_cache, one_layer, walk
+
+SMALL = CacheConfig(sink=3, recent=10)
+CALLS = ([(40, 25), (1, 1), (7, 33), (1, 0), (64, 3), (31, 90)], [(1, 1)] * 3 + [(70, 0), (0, 70), (33, 32)])
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("bits", BITS)
+def test_every_mode_and_width_of_code(mode: str, bits: int) -> None:
+    config = SMALL.replace(key_bits=bits, value_bits=bits, key_mode=mode, value_mode=mode)
+    walk(one_layer(config), CALLS[bits % 2], seed=bits)
+
+
+@pytest.mark.parametrize("key_norm", KEY_NORMS)
+@pytest.mark.parametrize("dtype", [ir.DataType.FLOAT16, ir.DataType.FLOAT])
+def test_key_norm_and_activation_types(key_norm: str, dtype: ir.DataType) -> None:
+    walk(one_layer(SMALL.replace(key_norm=key_norm, value_mode="hybrid"), dtype), CALLS[0])
+
+
+@pytest.mark.parametrize(("sink", "recent", "prompt"), [(0, 0, 0), (0, 5, 0), (7, 0, 5), (5, 33, 30), (32, 96, 157)])
+def test_one_token_at_a_time_crosses_every_boundary(sink: int, recent: int, prompt: int) -> None:
+    single = [(1, 1)] * (sink + recent - prompt + 67)
+    walk(one_layer(CacheConfig(sink=sink, recent=recent)), [(prompt, prompt), *single], capacity_blocks=3)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.tuples(st.integers(0, 80), st.integers(0, 80)), min_size=1, max_size=4), st.integers(0, 2**30))
+def test_any_ragged_chunks(calls: list[tuple[int, int]], seed: int) -> None:
+    walk(one_layer(SMALL), calls, capacity_blocks=16, seed=seed)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.sampled_from(MODES), st.integers(0, 2**30))
+def test_values_that_tie_vanish_or_overflow_nearly(mode: str, seed: int) -> None:
+    """Few distinct values per group: ties, zeros of both signs, subnormals, the largest fp16."""
+    layer = one_layer(SMALL.replace(key_mode=mode, value_mode=mode, key_norm="none"))
+    generator = torch.Generator().manual_seed(seed)
+    special = torch.tensor([0.0, -0.0, 1.0, -1.0, 2.0, 6e-8, -6e-8, 3e-5, 30000.0, -30000.0], dtype=torch.float16)
+    tokens = Tokens(layer.geometry, 90, [90, 77], 0)
+    for name in ("key", "value"):
+        few = special[torch.randint(len(special), (3,), generator=generator)]
+        setattr(tokens, name, few[torch.randint(3, tokens.key.shape, generator=generator)])
+    cache = layer.empty(2, 4)
+    expected = append(cache, tokens.key, tokens.value, tokens.new_length_B)
+    assert_same_cache(expected, layer.step(cache, tokens)[0], mode)
+
+
+@pytest.mark.parametrize("past", [0, 10_000, 2**31 - 64, -5])
+def test_lengths_beyond_capacity_read_and_write_nothing_outside(past: int) -> None:
+    """The host refuses such calls before; the function must still stay inside its tensors."""
+    layer = one_layer(SMALL)
+    cache = dataclasses.replace(layer.empty(1, 2), length_B=torch.tensor([past], dtype=torch.int32))
+    tokens = Tokens(layer.geometry, 50, [50], 0)
+    tokens.new_length_B += 100
+    got, output = layer.step(cache, tokens)
+    assert got.blocks.capacity == 2
+    assert torch.isfinite(output).all()
+
+
+def test_half_precision_is_moved_and_cast_but_never_computed_with() -> None:
+    """Around fp16 arithmetic ONNX Runtime drops casts, and with them the rounding of scales (see groups.py)."""
+    moving = {"Cast", "Concat", "Gather", "GatherND", "ScatterND", "Reshape", "Split", "Squeeze", "Unsqueeze", "Where"}
+    for mode in MODES:
+        config = SMALL.replace(key_mode=mode, value_mode=mode)
+        function = append_function(config, Geometry(4, 2, 64, 0.125, ir.DataType.FLOAT16))
+        halves = [
+            node for node in function if any(value and value.dtype == ir.DataType.FLOAT16 for value in node.inputs)
+        ]
+        assert {node.op_type for node in halves} - moving <= {"Shape", "Identity"}
+        assert len(halves) > 10
