@@ -54,6 +54,7 @@ FAST = (
 FULL = (
     *FAST,
     *(prompts_case(prompt, decode=DECODE_STEPS) for prompt in PROMPTS),
-    *(prompts_case(a, b, decode=DECODE_STEPS) for a, b in zip(PROMPTS[:4], PROMPTS[:-5:-1], strict=True)),
+    *(prompts_case(a, b, decode=1) for a in PROMPTS for b in PROMPTS if a != b),
+    prompts_case(1000, decode=1000),
 )
-"""FAST, and every prompt length of it followed by 300 decode steps."""
+"""FAST, every prompt followed by 300 decode steps, every ragged pair, and one run of 2,000 tokens."""

@@ -46,7 +46,7 @@ def open_ladder(runner: Runner, manifest: Manifest, checkpoint: Checkpoint | Non
 
 @dataclass
 class Ladder:
-    """Holds a runner to the rungs. `calls` counts for each rung the calls that it has passed, `lacks` what it misses."""
+    """Holds a runner to the rungs. For each rung `calls` counts what it has passed, `lacks` says what it misses."""
 
     config: CacheConfig
     shape: ModelShape

@@ -1,0 +1,139 @@
+"""Faults put into an engine folder: function bodies and graph of model.onnx changed, the manifest made to fit."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import FunctionProto, NodeProto, helper, numpy_helper
+
+from innerq_export.engine.files import entries_of
+from innerq_export.engine.folder import read_manifest, write_manifest
+from innerq_export.engine.manifest import Manifest
+
+INT8 = 3
+Spoil = Callable[[onnx.ModelProto, Manifest], None]
+
+
+def spoiled(engine: Path, folder: Path, spoil: Spoil) -> Path:
+    """Return a copy of the engine whose model.onnx `spoil` has changed and whose manifest agrees with it."""
+    shutil.copytree(engine, folder)
+    manifest = read_manifest(folder)
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    spoil(model, manifest)
+    onnx.save(model, folder / "model.onnx")
+    write_manifest(folder, manifest.replace(files=entries_of(folder), ready=False))
+    return folder
+
+
+def code_one_step_off(model: onnx.ModelProto, manifest: Manifest) -> None:
+    """InnerQAppend: the key code of token 5, channel 9 of every block is one more."""
+    body = _function(model, "InnerQAppend")
+    cast = next(node for node in body.node if node.op_type == "Cast" and _attribute(node, "to") == INT8)
+    delta = np.zeros((1, 1, 1, 32, manifest.model.head_dim // 32, 32), np.float32)
+    delta[..., 5, 0, 9] = 1
+    _before(body, cast, 0, "Add", delta)
+
+
+def scales_swapped(model: onnx.ModelProto, manifest: Manifest) -> None:
+    """InnerQAppend: the value scales of channels 3 and 4 change places."""
+    body = _function(model, "InnerQAppend")
+    order = np.arange(manifest.model.head_dim)
+    order[[3, 4]] = order[[4, 3]]
+    _before(body, _written_to(body, "past_value_scales"), 1, "Gather", order, axis=3)
+
+
+def block_misplaced(model: onnx.ModelProto, manifest: Manifest) -> None:
+    """InnerQAppend: block j is written to place j + 1."""
+    body = _function(model, "InnerQAppend")
+    sizes = {node.output[0] for node in body.node if node.op_type == "Shape" and node.input[0] == "past_key_codes"}
+    place = next(node for node in body.node if node.op_type == "Mod" and node.input[1] in sizes)
+    _before(body, place, 0, "Add", np.array(1))
+
+
+def block_unseen(model: onnx.ModelProto, manifest: Manifest) -> None:
+    """InnerQAttention: one block fewer is taken to be held, so the newest is not seen."""
+    body = _function(model, "InnerQAttention")
+    count = next(node for node in body.node if node.op_type == "Div")
+    times = next(node for node in body.node if node.op_type == "Mul" and node.input[0] == count.output[0])
+    _before(body, times, 0, "Sub", np.array(1))
+
+
+def heads_mixed(model: onnx.ModelProto, manifest: Manifest) -> None:
+    """InnerQAttention: query heads use the KV heads in reverse order."""
+    body = _function(model, "InnerQAttention")
+    cast = next(node for node in body.node if node.op_type == "Cast" and node.input[0] == "query")
+    _before(body, cast, 0, "Gather", np.arange(manifest.model.heads)[::-1], axis=1)
+
+
+def lambda_forgotten(model: onnx.ModelProto, manifest: Manifest) -> None:
+    """InnerQAttention: the query is not multiplied by lambda for the blocks."""
+    body = _function(model, "InnerQAttention")
+    cast = next(node for node in body.node if node.op_type == "Cast" and node.input[0] == "present_key_norm")
+    _before(body, cast, 0, "Pow", np.array(0.0, np.float16))
+
+
+def positions_late(model: onnx.ModelProto, manifest: Manifest) -> None:
+    """The graph: positions count from 1; scores stay as they are, since RoPE is relative, but the keys do not."""
+    reader = next(node for node in model.graph.node if node.op_type == "Unsqueeze" and node.input[0] == "position_ids")
+    _before(model.graph, reader, 0, "Add", np.array(1))
+
+
+def keys_for_values(model: onnx.ModelProto, manifest: Manifest) -> None:
+    """The graph: the ops of the last layer get the keys for values too."""
+    for node in model.graph.node:
+        if f"present_window_{manifest.model.layers - 1}" in [*node.input, *node.output]:
+            first = list(node.input).index("past_length") - 2
+            node.input[first + 1] = node.input[first]
+
+
+def logits_of_the_wrong_token(model: onnx.ModelProto, manifest: Manifest) -> None:
+    """The graph: logits come from the token before the last one, where a call has more than one."""
+    keep = next(node for node in reversed(model.graph.node) if node.op_type == "GatherND")
+    _before(model.graph, keep, 1, "Sub", np.array(1))
+    _before(model.graph, keep, 1, "Max", np.array(0))
+
+
+def only_in_layer(layer: int, spoil: Spoil) -> Spoil:
+    """Return the fault in a copy of the function bodies that this layer alone calls (an overload)."""
+
+    def spoil_one(model: onnx.ModelProto, manifest: Manifest) -> None:
+        sound = [FunctionProto.FromString(function.SerializeToString()) for function in model.functions]
+        spoil(model, manifest)
+        for function in model.functions:
+            function.overload = "spoiled"
+        model.functions.extend(sound)
+        for node in model.graph.node:
+            if node.domain == "innerq" and f"present_window_{layer}" in [*node.input, *node.output]:
+                node.overload = "spoiled"
+
+    return spoil_one
+
+
+def _function(model: onnx.ModelProto, name: str) -> FunctionProto:
+    return next(function for function in model.functions if function.name == name)
+
+
+def _attribute(node: NodeProto, name: str) -> Any:
+    return next((helper.get_attribute_value(item) for item in node.attribute if item.name == name), None)
+
+
+def _written_to(body: FunctionProto, past: str) -> NodeProto:
+    """Return the Where that chooses between new and old blocks of a cache tensor."""
+    scatter = next(node for node in body.node if node.op_type == "ScatterND" and node.input[0] == past)
+    return next(node for node in body.node if node.output[0] == scatter.input[2])
+
+
+def _before(graph: Any, node: NodeProto, place: int, op: str, constant: np.ndarray, **attributes: Any) -> None:
+    """Let input `place` of `node` pass through `op` with this constant first."""
+    at = next(index for index, known in enumerate(graph.node) if known is node or known == node)
+    name = f"fault_{op}_{at}"
+    value = helper.make_node("Constant", [], [f"{name}_constant"], value=numpy_helper.from_array(constant))
+    changed = helper.make_node(op, [node.input[place], value.output[0]], [name], **attributes)
+    graph.node[at].input[place] = name
+    graph.node.insert(at, changed)
+    graph.node.insert(at, value)
