@@ -27,9 +27,12 @@ FAMILIES = {
     "seed_oss": {"attention_bias": True},
     "arcee": {},
 }
+RARE = {"olmo", "cohere", "starcoder2", "glm", "seed_oss", "arcee"}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[pytest.mark.slow] if name in RARE else []) for name in FAMILIES]
+)
 def test_a_family_exports_as_torch_computes_it(family, tmp_path):
     folder = tiny_model(tmp_path / family, family, dtype="float32", num_hidden_layers=1, **FAMILIES[family])
     checkpoint = open_checkpoint(str(folder))
