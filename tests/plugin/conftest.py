@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from innerq_export.spec import CacheConfig
 from tests.plugin.host import PluginHost
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,6 +138,21 @@ def lean() -> Path:
     """The library of TensorRT's lean runtime, which holds the real plugin registry."""
     package = pytest.importorskip("tensorrt_lean_libs", reason="tensorrt-lean is not installed")
     return next(Path(package.__path__[0]).glob("libnvinfer_lean.so.*"))
+
+
+@pytest.fixture(scope="session")
+def plugin_onnx(tmp_path_factory):
+    """A tiny decoder in the plugin lowering, as OnnxModel."""
+    from innerq_export.checkpoint import open_checkpoint
+    from innerq_export.graph import export_graph
+    from innerq_export.onnx_io import save_onnx
+    from innerq_export.rewrite import rewrite
+    from tests.models import tiny_llama
+
+    folder = tmp_path_factory.mktemp("plugin_onnx")
+    graph = export_graph(open_checkpoint(str(tiny_llama(folder / "checkpoint"))))
+    model, _ = rewrite(graph, CacheConfig(), "plugin")
+    return save_onnx(model, folder / "onnx", graph=graph, cache=CacheConfig(), lowering="plugin")
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
