@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from innerq_export.artifacts import Checkpoint, Engine, Graph, OnnxModel
-from innerq_export.engine import BuildOptions, build_engine, default_profiles, load_engine, resolve, seal, staging
+from innerq_export.artifacts import Checkpoint, Engine, Graph, ModelShape, OnnxModel
+from innerq_export.checkpoint import open_checkpoint
+from innerq_export.engine import (
+    BuildOptions,
+    Profile,
+    build_engine,
+    default_profiles,
+    load_engine,
+    resolve,
+    seal,
+    staging,
+)
 from innerq_export.errors import ParityError
+from innerq_export.graph import export_graph, open_graph
+from innerq_export.onnx_io import save_onnx
 from innerq_export.progress import Progress, Silent
+from innerq_export.rewrite import prepare_for_rtx, rewrite
 from innerq_export.spec import CacheConfig
 
 if TYPE_CHECKING:
     from innerq_export.parity.report import ParityReport
+
+_USUAL_CONTEXT = 8192
 
 
 @dataclass(frozen=True)
@@ -42,22 +59,18 @@ class BuildRequest:
 def build(request: BuildRequest, progress: Progress | None = None) -> Engine:
     """Build and prove an engine folder. Raises UserError; when parity fails the folder stays, not ready."""
     progress = progress or Silent()
-    backend = resolve(request.backend)
-    checkpoint, graph = open_model(request.model, request.dtype, progress)
-    context = request.max_context or min(8192, graph.shape.max_positions)
-    profiles = default_profiles(graph.shape, request.cache, request.max_batch, context)
-    with (
-        staging(request.output, overwrite=request.overwrite) as folder,
-        TemporaryDirectory(dir=folder.parent) as scratch,
-    ):
+    backend = resolve(request.backend).name
+    with staging(request.output, overwrite=request.overwrite) as folder, _scratch(folder) as scratch:
+        source = open_source(request.model, progress)
+        profiles = _profiles(request, source.shape)
+        graph = source if isinstance(source, Graph) else export_graph(source, request.dtype, progress)
         model = lower(graph, folder, request, "onnxruntime", progress)
-        special = (
-            model if backend.name == "onnxruntime" else lower(graph, Path(scratch), request, backend.name, progress)
-        )
+        special = model if backend == "onnxruntime" else lower(graph, scratch, request, backend, progress)
+        checkpoint = None if isinstance(source, Graph) else source
         build_engine(
             model,
             folder,
-            backend.name,
+            backend,
             profiles,
             progress,
             checkpoint=checkpoint,
@@ -69,22 +82,25 @@ def build(request: BuildRequest, progress: Progress | None = None) -> Engine:
     return load_engine(request.output)
 
 
-def open_model(source: str, dtype: str, progress: Progress) -> tuple[Checkpoint | None, Graph]:
-    """Return the checkpoint (None for an .onnx file) and its graph."""
-    from innerq_export.checkpoint import open_checkpoint
-    from innerq_export.graph import export_graph, open_graph
+def open_source(model: str, progress: Progress) -> Checkpoint | Graph:
+    """Return the graph of an .onnx file, else the checkpoint that `model` names."""
+    return open_graph(Path(model)) if model.endswith(".onnx") else open_checkpoint(model, progress)
 
-    if source.endswith(".onnx"):
-        return None, open_graph(Path(source))
-    checkpoint = open_checkpoint(source, progress)
-    return checkpoint, export_graph(checkpoint, dtype, progress)
+
+def _profiles(request: BuildRequest, shape: ModelShape) -> tuple[Profile, Profile]:
+    context = request.max_context or min(_USUAL_CONTEXT, shape.max_positions)
+    return default_profiles(shape, request.cache, request.max_batch, context)
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """Yield a folder for what only a builder reads, on the same file system, so that weights can be linked."""
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        yield Path(scratch)
 
 
 def lower(graph: Graph, folder: Path, request: BuildRequest, backend: str, progress: Progress) -> OnnxModel:
     """Rewrite `graph` in the form that `backend` reads and write it into `folder`."""
-    from innerq_export.onnx_io import save_onnx
-    from innerq_export.rewrite import prepare_for_rtx, rewrite
-
     lowering = "plugin" if backend == "tensorrt" else "native"
     flavour = "attention" if backend == "tensorrt-rtx" else "matmul"
     with progress.stage(f"rewriting for {backend}"):
