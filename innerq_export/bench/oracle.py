@@ -14,16 +14,22 @@ from innerq_export.integrations.cache import PackedCache
 from innerq_export.spec import GROUP_SIZE, CacheConfig, blocks_of
 from innerq_export.spec.layout import code_bits, key_scale_places, record_parts, value_scale_places
 
+TOKENS_AT_ONCE = 1 << 20
+
 
 def attend64(step: Step) -> Tensor:
-    """Return [B, Hq, 1, D] in fp64."""
+    """Return [B, Hq, 1, D] in fp64, as many KV heads at a time as fit into memory whatever the length."""
+    kv_heads, group = step.case.kv_heads, step.case.query_heads // step.case.kv_heads
     rows = []
     for b, past in enumerate(step.past_length_B.tolist()):
-        key, value = history64(step.cache, b, past)
-        key = torch.cat([key, step.key_BHkv1D[b].double()], dim=1)
-        value = torch.cat([value, step.value_BHkv1D[b].double()], dim=1)
-        rows.append(plain_attend64(step.query_BHq1D[b], key, value))
-    return torch.stack(rows)
+        at_once = max(1, min(kv_heads, TOKENS_AT_ONCE // (past + 1)))
+        for first in range(0, kv_heads, at_once):
+            heads = slice(first, min(kv_heads, first + at_once))
+            key, value = history64(step.cache, b, past, heads)
+            key = torch.cat([key, step.key_BHkv1D[b, heads].double()], dim=1)
+            value = torch.cat([value, step.value_BHkv1D[b, heads].double()], dim=1)
+            rows.append(plain_attend64(step.query_BHq1D[b, heads.start * group : heads.stop * group], key, value))
+    return torch.cat(rows).view(step.query_BHq1D.shape)
 
 
 def plain_attend64(query_Hq1D: Tensor, key_HkvTD: Tensor, value_HkvTD: Tensor) -> Tensor:
@@ -36,12 +42,12 @@ def plain_attend64(query_Hq1D: Tensor, key_HkvTD: Tensor, value_HkvTD: Tensor) -
     return torch.cat(heads)[:, None]
 
 
-def history64(cache: PackedCache, b: int, past: int) -> tuple[Tensor, Tensor]:
-    """Return keys and values [Hkv, past, D] in fp64 of sequence b, whose cache holds past + 1 tokens."""
-    config, window = cache.config, cache.window_B2HkvWD[b].double()
+def history64(cache: PackedCache, b: int, past: int, heads: slice) -> tuple[Tensor, Tensor]:
+    """Return keys and values [heads, past, D] in fp64 of sequence b, whose cache holds past + 1 tokens."""
+    config, window = cache.config, cache.window_B2HkvWD[b, :, heads].double()
     blocks = blocks_of(config, past + 1)
-    key_HkvTD, value_HkvTD = dequantise64(config, _records(cache, b, blocks), window.shape[-1])
-    key_HkvTD = key_HkvTD * cache.key_norm_BHkvD[b, :, None].double()
+    key_HkvTD, value_HkvTD = dequantise64(config, _records(cache, b, blocks, heads), window.shape[-1])
+    key_HkvTD = key_HkvTD * cache.key_norm_BHkvD[b, heads, None].double()
     token = torch.arange(past, device=window.device)
     ring = config.recent + GROUP_SIZE
     slot = torch.where(token < config.sink, token, config.sink + (token - config.sink) % ring)
@@ -98,9 +104,9 @@ def _codes(words: Tensor, kind: str, bits: int, head_dim: int) -> Tensor:
     return stored.double()
 
 
-def _records(cache: PackedCache, b: int, blocks: int) -> Tensor:
-    """Return sequence b's first records [Hkv, blocks, words], gathered from its pages."""
+def _records(cache: PackedCache, b: int, blocks: int, heads: slice) -> Tensor:
+    """Return sequence b's first records [heads, blocks, words], gathered from its pages."""
     if cache.block_table_BP is None:
-        return cache.blocks[b, :, :blocks]
-    pages = cache.blocks[cache.block_table_BP[b].long()]
+        return cache.blocks[b, heads, :blocks]
+    pages = cache.blocks[cache.block_table_BP[b].long(), heads]
     return pages.transpose(0, 1).flatten(1, 2)[:, :blocks].contiguous()

@@ -34,8 +34,9 @@ def prefill(
     if max(pasts) == 0:
         out = _causal(query_BHqSD, *new, factor)
     else:
-        old = calls.dequantise(library, cache, past_length_B + new_length_B, max(pasts))
-        out = _over_history(query_BHqSD, new, old, pasts, factor)
+        tokens = max(pasts) + query_BHqSD.shape[2]
+        held = calls.dequantise(library, cache, past_length_B + new_length_B, tokens)
+        out = _over_history(query_BHqSD, new, held, pasts, factor)
     return _without_padding(out, new_length_B) if ragged else out
 
 
@@ -46,17 +47,19 @@ def _without_padding(x_BHSD: Tensor, new_length_B: Tensor) -> Tensor:
 
 
 def _over_history(
-    query_BHqSD: Tensor, new: tuple[Tensor, Tensor], old: tuple[Tensor, Tensor], pasts: list[int], scale: float | None
+    query_BHqSD: Tensor, new: tuple[Tensor, Tensor], held: tuple[Tensor, Tensor], pasts: list[int], scale: float | None
 ) -> Tensor:
-    """One call for sequences of equal history, else one call each: flash takes no mask, only 'the last S rows'."""
-    if len(set(pasts)) == 1:
-        key, value = (torch.cat(pair, dim=2) for pair in zip(old, new, strict=True))
-        return _causal(query_BHqSD, key, value, scale)
-    rows = []
-    for b, past in enumerate(pasts):
-        one = slice(b, b + 1)
-        key, value = (torch.cat([o[one, :, :past], n[one]], dim=2) for o, n in zip(old, new, strict=True))
-        rows.append(_causal(query_BHqSD[one], key, value, scale))
+    """Attend over `held` [B, Hkv, T, D], in which the new rows, dequantised in part, are overwritten in place.
+
+    One call for sequences of equal history, else one call each: flash takes no mask, only "the last S rows".
+    """
+    batch, rows = len(pasts), []
+    equal = [(slice(0, batch), pasts[0])] if len(set(pasts)) == 1 else None
+    for which, past in equal or [(slice(b, b + 1), past) for b, past in enumerate(pasts)]:
+        key, value = (h[which, :, : past + query_BHqSD.shape[2]] for h in held)
+        for rows_held, rows_new in zip((key, value), new, strict=True):
+            rows_held[:, :, past:] = rows_new[which]
+        rows.append(_causal(query_BHqSD[which], key, value, scale))
     return torch.cat(rows)
 
 

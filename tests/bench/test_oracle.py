@@ -52,3 +52,10 @@ def test_one_code_bit_and_a_swapped_scale_show():
         blocks[0, 0, 0, word] ^= 1 << 4
         changed = dataclasses.replace(step, cache=dataclasses.replace(step.cache, blocks=blocks))
         assert not torch.allclose(oracle.attend64(changed), expected, rtol=1e-7, atol=1e-9)
+
+
+def test_heads_may_be_taken_one_at_a_time(monkeypatch):
+    step = step_of(layout="paged")
+    expected = oracle.attend64(step)
+    monkeypatch.setattr(oracle, "TOKENS_AT_ONCE", 1)
+    assert torch.equal(oracle.attend64(step), expected)
