@@ -13,18 +13,23 @@ class GenerateOptions:
     """What to generate. Raises ConfigError for a value that cannot hold.
 
     `max_new_tokens`: per sequence; `stop`: strings that end a text and are not shown; `ignore_eos`: run on past the
-    model's stop tokens.
+    model's stop tokens; `prefill_chunk`: most prompt tokens per step (see `OnnxRuntimeSession.prefill`).
     """
 
     max_new_tokens: int = 128
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    prefill_chunk: int = 2048
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise ConfigError(
                 "nothing to generate", expected="1 or more", got=self.max_new_tokens, fix="--max-new-tokens 128"
+            )
+        if self.prefill_chunk < 1:
+            raise ConfigError(
+                "impossible prefill_chunk", expected="1 or more", got=self.prefill_chunk, fix="leave it at 2048"
             )
         if "" in self.stop:
             raise ConfigError("a stop string is empty", expected="at least one character", fix="leave it out")

@@ -41,7 +41,7 @@ def _run(
 ) -> Iterator[Event]:
     sampler = Sampler(options.sampling, len(rows))
     session.reset(len(rows))
-    logits_BV, prefill_seconds = _timed(session.prefill, ids)
+    logits_BV, prefill_seconds = _timed(session.prefill, ids, options.prefill_chunk)
     decode_tokens, decode_seconds = 0, 0.0
     while True:
         for row, token, length in zip(rows, sampler.choose(logits_BV), session.length_B, strict=True):
@@ -104,7 +104,7 @@ def _encode(tokenizer: Tokenizer, text: str, limit: int) -> list[int]:
     return ids
 
 
-def _timed(call: Callable[[Any], np.ndarray], argument: Any) -> tuple[np.ndarray, float]:
+def _timed(call: Callable[..., np.ndarray], *arguments: Any) -> tuple[np.ndarray, float]:
     start = time.perf_counter()
-    result = call(argument)
+    result = call(*arguments)
     return result, time.perf_counter() - start

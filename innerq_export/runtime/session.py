@@ -66,17 +66,27 @@ class OnnxRuntimeSession:
         """Return a layer's live cache arrays by part, e.g. 'window' [B, 2, Hkv, W, D]; the next step changes them."""
         return self._buffers.layer(layer)
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> np.ndarray:
-        """Add one prompt per sequence (an empty one adds nothing) and return the logits after each, fp32 [B, V]."""
-        new_length_B = np.array([len(prompt) for prompt in prompts], np.int32)
-        ids_BS = np.full((len(prompts), max(1, int(new_length_B.max(initial=0)))), _PAD, np.int64)
-        for row, prompt in zip(ids_BS, prompts, strict=True):
-            row[: len(prompt)] = prompt
-        return self.step(ids_BS, new_length_B)
+    def prefill(self, prompts: Sequence[Sequence[int]], chunk: int | None = None) -> np.ndarray:
+        """Add one prompt per sequence (an empty one adds nothing) and return the logits after each, fp32 [B, V].
+
+        `chunk`: most tokens of a sequence per step, which bounds memory: attention scores take 4 bytes per query head,
+        token of the step and token held. A chunk sees the earlier ones as the cache holds them (SPEC section 7).
+        """
+        lengths = [len(prompt) for prompt in prompts]
+        longest = max([1, *lengths])
+        size = longest if chunk is None else chunk
+        if len(lengths) == self.batch:
+            self._check_limit(self._length_B + lengths)
+        logits_BV = self._add([prompt[:size] for prompt in prompts])
+        for start in range(size, longest, size):
+            pieces = [prompt[start : start + size] for prompt in prompts]
+            going_on = np.array([bool(piece) for piece in pieces])[:, None]
+            logits_BV = np.where(going_on, self._add(pieces), logits_BV)
+        return logits_BV
 
     def decode(self, tokens: Sequence[int | None]) -> np.ndarray:
         """Add one token per sequence (None: this one rests) and return the logits, fp32 [B, V]."""
-        return self.prefill([[] if token is None else [token] for token in tokens])
+        return self._add([[] if token is None else [token] for token in tokens])
 
     def step(self, ids_BS: np.ndarray, new_length_B: np.ndarray) -> np.ndarray:
         """Add the first `new_length_B[b]` tokens of each row and return the logits after the last one, fp32 [B, V].
@@ -96,6 +106,14 @@ class OnnxRuntimeSession:
         self._length_B = self._length_B + feeds["new_length"]
         self.extra = {name: outputs[name] for name in self._extra_names}
         return _last_of(outputs["logits"], new_length_B)
+
+    def _add(self, pieces: Sequence[Sequence[int]]) -> np.ndarray:
+        """Add a piece of each sequence, padded on the right to the longest."""
+        new_length_B = np.array([len(piece) for piece in pieces], np.int32)
+        ids_BS = np.full((len(pieces), max(1, new_length_B.max(initial=0))), _PAD, np.int64)
+        for row, piece in zip(ids_BS, pieces, strict=True):
+            row[: len(piece)] = piece
+        return self.step(ids_BS, new_length_B)
 
     def _run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         binding = self._model.io_binding()
@@ -132,7 +150,10 @@ class OnnxRuntimeSession:
                 got=f"{ids_BS.min()} to {ids_BS.max()}",
                 fix="use the tokenizer of this model",
             )
-        longest = int((self._length_B + new_length_B).max())
+        self._check_limit(self._length_B + new_length_B)
+
+    def _check_limit(self, length_B: np.ndarray) -> None:
+        longest = int(length_B.max())
         if longest > self.limit:
             raise ConfigError(
                 "a sequence outgrows the model",

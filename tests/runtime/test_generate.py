@@ -93,7 +93,7 @@ def test_a_prompt_that_does_not_fit_is_refused_before_anything_runs(session, pro
         generate(session, BYTES, ["fine", prompt])
 
 
-@pytest.mark.parametrize("options", [{"max_new_tokens": 0}, {"stop": ("a", "")}])
+@pytest.mark.parametrize("options", [{"max_new_tokens": 0}, {"stop": ("a", "")}, {"prefill_chunk": 0}])
 def test_impossible_options_are_refused(options):
     with pytest.raises(ConfigError):
         GenerateOptions(**options)

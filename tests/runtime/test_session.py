@@ -31,6 +31,23 @@ def test_ragged_prompts_and_tokens_that_rest(folder):
     assert session.cache(0)["window"][:, 0, 0, 0, 0].tolist() == [4, 1]
 
 
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 100])
+def test_a_chunked_prefill_ends_where_a_whole_one_ends(folder, chunk):
+    session = OnnxRuntimeSession(folder, batch=3, threads=1)
+    rows = [[5, 6, 7, 8, 9, 10, 11], [9], [3, 4, 5]]
+    logits_BV = session.prefill(rows, chunk=chunk)
+    assert logits_BV.argmax(-1).tolist() == [expected(row) for row in rows]
+    assert session.length_B.tolist() == [7, 1, 3]
+
+
+def test_a_chunked_prefill_that_does_not_fit_changes_nothing(folder):
+    session = OnnxRuntimeSession(folder, batch=2, threads=1)
+    for prompts in ([[1] * (SHAPE.max_positions + 1), [1]], [[1, 2, 3]], []):
+        with pytest.raises(ConfigError):
+            session.prefill(prompts, chunk=2)
+        assert session.length_B.tolist() == [0, 0]
+
+
 def test_a_fresh_cache_is_zero_with_norms_of_one(folder):
     cache = OnnxRuntimeSession(folder).cache(0)
     assert set(cache) == {"window", "key_norm", "key_codes", "key_scales", "value_codes", "value_scales"}
