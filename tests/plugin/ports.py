@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from innerq_export.spec import CacheConfig
 from innerq_export.spec.ops import OPS, Op, OpCase, Port, dimensions
@@ -16,7 +16,7 @@ class Node:
     """One node: its op, cache configuration and sizes; `activation` is 'half' or 'bf16'."""
 
     op: Op
-    config: CacheConfig = CacheConfig()
+    config: CacheConfig = field(default_factory=CacheConfig)
     case: OpCase = CASE
     activation: str = "half"
 

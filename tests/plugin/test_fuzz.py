@@ -73,9 +73,9 @@ KINDS = st.one_of(st.none(), st.sampled_from(["half", "bf16", "int32", "float", 
 def test_random_shapes_and_types(hardened, node, data):
     hardened.ok("create", "fuzz", node.op.name, "build", *fields(attributes_of(node.op, node.config)))
     entries = []
-    for kind, *bounds in node.ranges():
+    for known, *bounds in node.ranges():
         changed = data.draw(st.booleans())
-        kind = (data.draw(KINDS) if changed else None) or kind
+        kind = (data.draw(KINDS) if changed else None) or known
         entries.append((kind, *((data.draw(SHAPES) if changed else None) or shape for shape in bounds)))
     inputs = data.draw(st.integers(0, len(entries)))
     inputs = data.draw(st.sampled_from([len(node.inputs), inputs]))

@@ -23,8 +23,9 @@ for name, attributes in {ops!r}.items():
     def data(value):
         if isinstance(value, str):
             return np.frombuffer(value.encode(), dtype=np.int8), trt.PluginFieldType.CHAR
-        kind = np.float32 if isinstance(value, float) else np.int32
-        return np.array([value], dtype=kind), trt.PluginFieldType.FLOAT32 if kind is np.float32 else trt.PluginFieldType.INT32
+        if isinstance(value, float):
+            return np.array([value], dtype=np.float32), trt.PluginFieldType.FLOAT32
+        return np.array([value], dtype=np.int32), trt.PluginFieldType.INT32
     for phase in (trt.TensorRTPhase.BUILD, trt.TensorRTPhase.RUNTIME):
         assert creator.create_plugin("layer", collection(attributes), phase) is not None
     for key in attributes:

@@ -1,0 +1,77 @@
+"""The examination as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from innerq_export import __version__
+from innerq_export.doctor import packages, plugin, system, tensorrt
+from innerq_export.doctor.finding import Finding, Probe, guarded
+from innerq_export.doctor.nodes import check_nodes
+from innerq_export.errors import UserError
+
+PROBES: tuple[tuple[str, Probe], ...] = (
+    ("system", system.python),
+    ("system", system.memory),
+    ("system", system.disk),
+    ("gpu", system.cards),
+    ("tools", system.tools),
+    ("packages", packages.packages),
+    ("tensorrt", tensorrt.headers),
+    ("tensorrt", tensorrt.loaded),
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that was found, in order."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def problems(self) -> list[Finding]:
+        """What stands in the way of what was asked for."""
+        return [finding for finding in self.findings if finding.state == "problem"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "schema": 1,
+            "innerq_export": __version__,
+            "problems": len(self.problems),
+            "findings": [asdict(finding) for finding in self.findings],
+        }
+
+
+def examine(model: Path | None = None, library: Path | None = None) -> Report:
+    """Run every probe. `model`: an ONNX file or a folder with model.onnx; `library`: the plugin library to judge.
+
+    Without `library` that of the model's folder is taken, else the one the package would load. UserError where `model`
+    is neither.
+    """
+    onnx_file = _onnx_of(model) if model else None
+    if library is None and onnx_file is not None:
+        library = next(iter(sorted(onnx_file.parent.glob("libinnerq_trt*.so"))), None)
+    findings = [finding for topic, probe in PROBES for finding in guarded(topic, probe)]
+    found: list[plugin.PluginLibrary] = []
+    findings += guarded("plugin", lambda: _library(library, found.append))
+    if onnx_file is not None:
+        findings += guarded("onnx", lambda: check_nodes(onnx_file, found[0] if found else None))
+    return Report(tuple(findings))
+
+
+def _library(explicit: Path | None, keep: Callable[[plugin.PluginLibrary], None]) -> list[Finding]:
+    library, findings = plugin.find_library(explicit)
+    if library is not None:
+        keep(library)
+    return findings
+
+
+def _onnx_of(model: Path) -> Path:
+    file = model / "model.onnx" if model.is_dir() else model
+    if file.is_file() and file.suffix == ".onnx":
+        return file
+    raise UserError(f"no ONNX model at {model}", expected="an .onnx file, or a folder with model.onnx", got=str(model))
