@@ -21,11 +21,18 @@ struct History {
 // Stores one tile of a record as floats; tokens >= past belong to the call and are taken in full precision.
 void read_record(const CacheParams &cache, uint8_t *record, TilePlace at, int64_t first_token, History &history) {
     TileScratch scratch;
-    dequantise_tile(cache, record, at, scratch, Warp{});
+    const TileParts parts = parts_of(cache, record, at.part);
+    Warp{}([&](int lane) { fetch_lane(cache, parts, at, scratch, lane); });
     std::vector<float> &out = at.part == kKeys ? history.key_TD : history.value_TD;
-    for (int row = 0; row < kGroup && first_token + row < history.past; ++row)
-        for (int c = 0; c < kGroup; ++c)
-            out[(first_token + row) * cache.head_dim + kGroup * at.tile + c] = bits_float(scratch.cells[row][c]);
+    Warp{}([&](int lane) {
+        float x[kGroup];
+        dequantise_lane(cache, parts, at, scratch, lane, x);
+        for (int i = 0; i < kGroup; ++i) {
+            const int64_t token = first_token + (at.part == kKeys ? lane : i);
+            const int channel = kGroup * at.tile + (at.part == kKeys ? i : lane);
+            if (token < history.past) out[token * cache.head_dim + channel] = x[i];
+        }
+    });
 }
 
 void read_blocks(const AttendParams &params, int batch, int head, History &history) {

@@ -8,7 +8,7 @@ namespace innerq {
 namespace {
 
 constexpr int64_t kMaxWindowTokens = int64_t{1} << 20;
-constexpr int64_t kMaxHeads = int64_t{1} << 24;  // batch * kv_heads
+constexpr int64_t kMaxBatch = 65535;  // a grid dimension
 
 bool is_bits(int bits) { return bits == 2 || bits == 3 || bits == 4 || bits == 8; }
 
@@ -109,7 +109,7 @@ innerq_status flatten_config(const innerq_config *config, CacheParams *params) {
 
 innerq_status check_heads(int64_t batch, int64_t kv_heads) {
     INNERQ_TRY(check_range("kv_heads", kv_heads, 1, INNERQ_MAX_KV_HEADS));
-    return check_range("batch", batch, 1, kMaxHeads / kv_heads);
+    return check_range("batch", batch, 1, kMaxBatch);
 }
 
 innerq_status check_query_heads(int64_t query_heads, int64_t kv_heads) {

@@ -101,12 +101,16 @@ def adversarial(kind: str, like: torch.Tensor) -> torch.Tensor:
         return x
     if kind == "largest":
         return torch.sign(x) * 65504.0 if x.dtype == torch.float16 else torch.sign(x) * 65280.0
+    if kind == "tiny":
+        return (x.double() * 2.0**-131).to(x.dtype)
+    if kind == "wide":
+        return (x.double() * 2.0 ** torch.linspace(-130, 14, x.shape[-1]).round()).to(x.dtype)
     if kind == "ties":
         return (x.float() * 4).round().to(x.dtype) / 2
     raise AssertionError(kind)
 
 
-KINDS = ["zeros", "signed zeros", "constant", "subnormal", "outlier", "largest", "ties"]
+KINDS = ["zeros", "signed zeros", "constant", "subnormal", "outlier", "largest", "tiny", "wide", "ties"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,42 +1,40 @@
 // Append: new tokens into the window, due blocks into records (SPEC sections 2, 4, 5, 7).
 //
 // The unit of work is one tile place (sequence, head, keys or values, 32 channels). It touches nothing that another
-// unit touches, so within one launch a unit may read the window slots that its own new tokens overwrite afterwards.
+// unit touches, so within one launch a unit may overwrite window slots as soon as it has read them.
 #pragma once
 
-#include "innerq/tile.cuh"
+#include "innerq/record.cuh"
 
 namespace innerq {
 
 enum Flag { kFlagCapacity = 1, kFlagLength = 2 };  // innerq_flag
+constexpr int kMaxLength = 1 << 30;
 
 // What the call does to one sequence.
 struct SequenceStep {
-    int64_t past;         // tokens held before
-    int64_t first_block;  // first block that is due
-    int fresh, due;       // new tokens, due blocks: both 0 where the append is dropped
-    int flags;            // innerq_flag: why it was dropped
+    int past, fresh;       // tokens held before, new tokens
+    int first_block, due;  // first block that is due, due blocks
+    int flags;             // innerq_flag: why nothing may be written, or 0
 };
 
-// Whether blocks first .. end - 1 have room and pages; looks at pages `share`, `share` + `shares`, ... of them.
-INNERQ_HD inline bool has_records(const CacheParams &cache, int batch, int64_t first, int64_t end, int share,
-                                  int shares) {
-    if (end > cache.capacity_blocks) return false;
-    if (cache.block_table == nullptr || first == end) return true;
-    for (int64_t page = first / cache.page_blocks + share; page <= (end - 1) / cache.page_blocks; page += shares)
-        if (record_of(cache, batch, 0, page * cache.page_blocks) == nullptr) return false;
+// Whether `count` blocks from `first` have room and pages; looks at pages `share`, `share` + `shares`, ... of them.
+INNERQ_HD inline bool has_records(const CacheParams &cache, int batch, int first, int count, int share, int shares) {
+    if (first + count > cache.capacity_blocks) return false;
+    if (cache.block_table == nullptr || count == 0) return true;
+    const int end = (first + count - 1) / cache.page_blocks;
+    for (int page = first / cache.page_blocks + share; page <= end; page += shares)
+        if (record_of(cache, batch, 0, int64_t{page} * cache.page_blocks) == nullptr) return false;
     return true;
 }
 
-// The plan of one sequence, judged by a share of its pages (0, 1: all of them).
-INNERQ_HD inline SequenceStep plan_sequence(const AppendParams &params, int batch, int share, int shares) {
-    const CacheParams &cache = params.cache;
-    const int64_t past = params.past_length_B[batch];
+// The plan of one sequence, its pages not yet looked at.
+INNERQ_HD inline SequenceStep plan_lengths(const AppendParams &params, int batch) {
+    const int past = params.past_length_B[batch];
     const int fresh = params.new_length_B != nullptr ? params.new_length_B[batch] : params.tokens;
-    if (past < 0 || fresh < 0 || fresh > params.tokens) return {0, 0, 0, 0, kFlagLength};
-    const int64_t first = blocks_of(cache, past), end = blocks_of(cache, past + fresh);
-    if (!has_records(cache, batch, first, end, share, shares)) return {past, first, 0, 0, kFlagCapacity};
-    return {past, first, fresh, static_cast<int>(end - first), 0};
+    if (past < 0 || fresh < 0 || fresh > params.tokens || past > kMaxLength - fresh) return {0, 0, 0, 0, kFlagLength};
+    const int first = static_cast<int>(blocks_of(params.cache, past));
+    return {past, fresh, first, static_cast<int>(blocks_of(params.cache, past + fresh)) - first, 0};
 }
 
 // The first blocks of a sequence are the ones that fix lambda.
@@ -44,93 +42,80 @@ INNERQ_HD inline bool fixes_lambda(const CacheParams &cache, const SequenceStep 
     return cache.learns_lambda && step.first_block == 0 && step.due > 0;
 }
 
-// The 32 channels of `token`, wherever it is before the window is overwritten.
-INNERQ_HD inline const uint16_t *source_row(const AppendParams &params, const SequenceStep &step, TilePlace at,
-                                            int64_t token) {
-    const TokenParams &fresh = at.part == kKeys ? params.key : params.value;
-    const uint16_t *row = token >= step.past
-                              ? token_row(fresh, at.batch, at.head, token - step.past)
-                              : window_row(params.cache, at.batch, at.part, at.head, slot_of(params.cache, token));
-    return row + kGroup * at.tile;
+INNERQ_HD inline const uint16_t *new_row(const AppendParams &params, TilePlace at, int token) {
+    return token_row(at.part == kKeys ? params.key : params.value, at.batch, at.head, token) + kGroup * at.tile;
 }
 
-// Reads the tokens of one block into the cells, a token per lane.
-INNERQ_HD inline void load_tokens(const AppendParams &params, const SequenceStep &step, TilePlace at, int64_t block,
-                                  TileScratch &scratch, int lane) {
-    const uint16_t *row = source_row(params, step, at, params.cache.sink + kGroup * block + lane);
-    Chunk chunks[4];
-    INNERQ_UNROLL
-    for (int i = 0; i < 4; ++i) chunks[i] = load_chunk(row + 8 * i);
-    INNERQ_UNROLL
-    for (int c = 0; c < kGroup; ++c)
-        scratch.cells[lane][c] = float_bits(from_activation(number_of(chunks[c / 8], c % 8), params.cache.bf16));
+INNERQ_HD inline uint16_t *slot_row(const CacheParams &cache, TilePlace at, int slot) {
+    return window_row(cache, at.batch, at.part, at.head, slot) + kGroup * at.tile;
 }
 
-// Largest magnitude of a channel over the 32 tokens in the cells.
-INNERQ_HD inline float largest_of_channel(const TileScratch &scratch, int channel) {
-    float largest = 0.0f;
-    INNERQ_UNROLL
-    for (int r = 0; r < kGroup; ++r) largest = fmaxf(largest, fabsf(bits_float(scratch.cells[r][channel])));
-    return largest;
+// Token `lane` of a block into scratch, from wherever it is before the window is overwritten.
+INNERQ_HD inline void load_token(const AppendParams &params, const SequenceStep &step, TilePlace at, int block,
+                                 TileScratch &scratch, int lane) {
+    const int token = params.cache.sink + kGroup * block + lane;
+    load_row(scratch, lane,
+             token >= step.past ? new_row(params, at, token - step.past)
+                                : slot_row(params.cache, at, slot_of(params.cache, token)));
 }
 
-// Quantises the lane's group of the cells in place and stores its scale.
-INNERQ_HD inline void quantise_lane(const TileParts &parts, TilePlace at, bool scaled, TileScratch &scratch, int lane) {
+// Largest magnitude of a channel over the 32 tokens in scratch.
+INNERQ_HD inline float largest_of_channel(TileScratch &scratch, int channel, bool bf16) {
     float x[kGroup];
-    INNERQ_UNROLL
-    for (int i = 0; i < kGroup; ++i) x[i] = bits_float(group_cell(scratch, at.part, lane, i));
-    if (scaled) {
+    read_group(scratch, kValues, channel, bf16, x);
+    return reduce(x, [](float a, float b) { return fmaxf(fabsf(a), fabsf(b)); });
+}
+
+// x / lambda. bf16 reaches exponents at which divide_by would round twice: those groups divide the long way.
+INNERQ_HD inline void normalise(const TileScratch &scratch, bool bf16, float (&x)[kGroup]) {
+    bool extreme = false;
+    if (bf16) {
+        INNERQ_UNROLL
+        for (int i = 0; i < kGroup; ++i) extreme |= x[i] != 0.0f && fabsf(x[i]) < 0x1p-60f;
+    }
+    if (extreme) {
         INNERQ_UNROLL
         for (int i = 0; i < kGroup; ++i) x[i] = ieee::divide(x[i], scratch.lambda[i]);
+    } else {
+        INNERQ_UNROLL
+        for (int i = 0; i < kGroup; ++i) x[i] = ieee::divide_by(x[i], scratch.lambda[i], scratch.inverse[i]);
     }
+}
+
+// Quantises the lane's group of the activations in scratch; codes stay in scratch, the scale goes to the record.
+INNERQ_HD inline void quantise_lane(const TileParts &parts, TilePlace at, const CacheParams &cache,
+                                    TileScratch &scratch, int lane) {
+    float x[kGroup];
+    read_group(scratch, at.part, lane, cache.bf16, x);
+    if (at.part == kKeys && cache.learns_lambda) normalise(scratch, cache.bf16, x);
     uint32_t stored[kGroup];
     store_scale(parts, at.part, at.tile, lane, quantise_group(x, parts.bits, parts.mode, stored));
     INNERQ_UNROLL
-    for (int i = 0; i < kGroup; ++i) group_cell(scratch, at.part, lane, i) = stored[i];
+    for (int w = 0; w < kGroup / 4; ++w) {
+        uint32_t four = 0;
+        INNERQ_UNROLL
+        for (int i = 0; i < 4; ++i)
+            four |= (at.part == kKeys ? stored[4 * w + i] : stored[code_at(kValues, 4 * w + i)]) << (8 * i);
+        scratch.codes[lane][w] = four;
+    }
 }
 
-// Moves one due block of one tile place into its record. `largest_D`: per channel largest magnitude over all keys that
-// fix lambda, or NULL where these are the keys of this block alone.
-INNERQ_HD inline void flush_tile(const AppendParams &params, const SequenceStep &step, TilePlace at, int64_t block,
-                                 const float *largest_D, TileScratch &scratch, const Warp &each_lane) {
-    const CacheParams &cache = params.cache;
-    const TileParts parts = parts_of(cache, record_of(cache, at.batch, at.head, block), at.part);
-    each_lane([&](int lane) { load_tokens(params, step, at, block, scratch, lane); });
-    const bool scaled = at.part == kKeys && cache.learns_lambda;
-    if (scaled) {
-        uint16_t *lambda = lambda_row(cache, at.batch, at.head) + kGroup * at.tile;
-        each_lane([&](int lane) {
-            if (fixes_lambda(cache, step)) {
-                const float largest =
-                    largest_D != nullptr ? largest_D[kGroup * at.tile + lane] : largest_of_channel(scratch, lane);
-                scratch.lambda[lane] = from_half(lambda_of(largest));
-                if (block == step.first_block) lambda[lane] = lambda_of(largest);
-            } else {
-                scratch.lambda[lane] = from_half(lambda[lane]);
-            }
-        });
-    }
-    each_lane([&](int lane) { quantise_lane(parts, at, scaled, scratch, lane); });
-    each_lane([&](int lane) { store_codes(parts, scratch, at.part, at.tile, lane); });
-}
-
-// Writes the new tokens of one tile place into the window; params.tokens <= ring, so no slot is written twice.
-INNERQ_HD inline void push_tokens(const AppendParams &params, const SequenceStep &step, TilePlace at, int lane) {
-    for (int i = lane; i < 4 * step.fresh; i += 32) {
-        const int64_t token = step.past + i / 4;
-        const int offset = kGroup * at.tile + 8 * (i % 4);
-        const int64_t slot = slot_of(params.cache, token);
-        const TokenParams &fresh = at.part == kKeys ? params.key : params.value;
-        store_chunk(window_row(params.cache, at.batch, at.part, at.head, slot) + offset,
-                    load_chunk(token_row(fresh, at.batch, at.head, i / 4) + offset));
-    }
+// Lambda of the lane's channel into scratch: what the cache holds, or what `largest` fixes it to.
+INNERQ_HD inline void set_lambda(const CacheParams &cache, TilePlace at, bool fixes, float largest, bool writes,
+                                 TileScratch &scratch, int lane) {
+    uint16_t *place = lambda_row(cache, at.batch, at.head) + kGroup * at.tile + lane;
+    const uint16_t lambda = fixes ? lambda_of(largest) : *place;
+    if (writes) *place = lambda;
+    scratch.lambda[lane] = from_half(lambda);
+    scratch.inverse[lane] = ieee::reciprocal(scratch.lambda[lane]);
 }
 
 // Newest token below `end` that belongs to a window slot, or -1.
-INNERQ_HD inline int64_t newest_token(const CacheParams &cache, int64_t slot, int64_t end) {
-    if (slot < cache.sink) return slot < end ? slot : -1;
+INNERQ_HD inline int newest_token(const CacheParams &cache, int slot, int end) {
     if (slot >= end) return -1;
-    return slot + (end - 1 - slot) / cache.ring * cache.ring;
+    if (slot < cache.sink) return slot;
+    return slot +
+           static_cast<int>(static_cast<uint32_t>(end - 1 - slot) / static_cast<uint32_t>(cache.ring)) * cache.ring;
 }
 
 }  // namespace innerq

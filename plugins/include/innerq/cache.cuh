@@ -24,8 +24,10 @@ INNERQ_HD inline int64_t blocks_with_room(const CacheParams &cache, int64_t toke
     return blocks < cache.capacity_blocks ? blocks : cache.capacity_blocks;
 }
 
-INNERQ_HD inline int64_t slot_of(const CacheParams &cache, int64_t token) {
-    return token < cache.sink ? token : cache.sink + (token - cache.sink) % cache.ring;
+// Window slot of a token; tokens count below 2^31, so 32-bit division will do.
+INNERQ_HD inline int slot_of(const CacheParams &cache, int64_t token) {
+    if (token < cache.sink) return static_cast<int>(token);
+    return cache.sink + static_cast<int>(static_cast<uint32_t>(token - cache.sink) % static_cast<uint32_t>(cache.ring));
 }
 
 // Record of block j, or NULL where the sequence has no room or no page for it.
@@ -33,10 +35,10 @@ INNERQ_HD inline uint8_t *record_of(const CacheParams &cache, int batch, int hea
     if (block < 0 || block >= cache.capacity_blocks) return nullptr;
     int64_t row = (static_cast<int64_t>(batch) * cache.kv_heads + head) * cache.capacity_blocks + block;
     if (cache.block_table != nullptr) {
-        const int64_t entry = static_cast<int64_t>(batch) * cache.table_stride + block / cache.page_blocks;
-        const int page = cache.block_table[entry];
+        const uint32_t page_blocks = cache.page_blocks, index = static_cast<uint32_t>(block) / page_blocks;
+        const int page = cache.block_table[static_cast<int64_t>(batch) * cache.table_stride + index];
         if (page < 0 || page >= cache.pages) return nullptr;
-        row = (static_cast<int64_t>(page) * cache.kv_heads + head) * cache.page_blocks + block % cache.page_blocks;
+        row = (static_cast<int64_t>(page) * cache.kv_heads + head) * page_blocks + (block - index * page_blocks);
     }
     return cache.blocks + row * cache.record_bytes;
 }

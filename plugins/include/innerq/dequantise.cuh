@@ -1,7 +1,7 @@
 // Reading a cache back: dequantised into plain keys and values in token order.
 #pragma once
 
-#include "innerq/tile.cuh"
+#include "innerq/record.cuh"
 
 namespace innerq {
 
@@ -22,46 +22,47 @@ INNERQ_HD inline uint16_t *plain_row(const DequantiseParams &params, TilePlace a
     return out + (head * params.tokens + token) * params.cache.head_dim + kGroup * at.tile;
 }
 
-// Turns the lane's group of stored codes into bits of fp32 values; keys come out multiplied by lambda.
-INNERQ_HD inline void dequantise_lane(const TileParts &parts, TilePlace at, bool scaled, TileScratch &scratch,
-                                      int lane) {
+// The fp32 values of a lane's group whose codes are in scratch; keys come out multiplied by lambda.
+INNERQ_HD inline void dequantise_lane(const CacheParams &cache, const TileParts &parts, TilePlace at,
+                                      TileScratch &scratch, int lane, float (&x)[kGroup]) {
     const GroupScale scale = load_scale(parts, at.part, at.tile, lane);
+    const uint8_t *codes = code_bytes(scratch, lane);
     INNERQ_UNROLL
-    for (int i = 0; i < kGroup; ++i) {
-        uint32_t &cell = group_cell(scratch, at.part, lane, i);
-        const float value = dequantise(static_cast<int>(cell), scale, parts.bits, parts.mode);
-        cell = float_bits(scaled ? ieee::multiply(value, scratch.lambda[i]) : value);
-    }
+    for (int i = 0; i < kGroup; ++i)
+        x[i] = dequantise(at.part == kKeys ? codes[i] : codes[code_place(kValues, i)], scale, parts.bits, parts.mode);
+    if (at.part != kKeys || !cache.learns_lambda) return;
+    INNERQ_UNROLL
+    for (int i = 0; i < kGroup; ++i) x[i] = ieee::multiply(x[i], scratch.lambda[i]);
 }
 
-// Fills the cells with the fp32 values of one tile of `record`.
+// Fetches what dequantise_lane needs of one tile of a record.
+INNERQ_HD inline void fetch_lane(const CacheParams &cache, const TileParts &parts, TilePlace at, TileScratch &scratch,
+                                 int lane) {
+    load_codes(parts, scratch, at.part, at.tile, lane);
+    if (at.part == kKeys && cache.learns_lambda)
+        scratch.lambda[lane] = from_half(lambda_row(cache, at.batch, at.head)[kGroup * at.tile + lane]);
+}
+
+// Activations of one tile of a record into scratch.
 INNERQ_HD inline void dequantise_tile(const CacheParams &cache, uint8_t *record, TilePlace at, TileScratch &scratch,
                                       const Warp &each_lane) {
     const TileParts parts = parts_of(cache, record, at.part);
-    const bool scaled = at.part == kKeys && cache.learns_lambda;
+    each_lane([&](int lane) { fetch_lane(cache, parts, at, scratch, lane); });
     each_lane([&](int lane) {
-        load_codes(parts, scratch, at.part, at.tile, lane);
-        if (scaled) scratch.lambda[lane] = from_half(lambda_row(cache, at.batch, at.head)[kGroup * at.tile + lane]);
-    });
-    each_lane([&](int lane) { dequantise_lane(parts, at, scaled, scratch, lane); });
-}
-
-// Writes a row of cells, 32 numbers, in activation dtype.
-INNERQ_HD inline void store_row(const TileScratch &scratch, int row, bool bf16, uint16_t *to) {
-    INNERQ_UNROLL
-    for (int i = 0; i < 4; ++i) {
-        Chunk chunk;
+        float x[kGroup];
+        dequantise_lane(cache, parts, at, scratch, lane, x);
         INNERQ_UNROLL
-        for (int w = 0; w < 4; ++w) {
-            const uint32_t low = to_activation(bits_float(scratch.cells[row][8 * i + 2 * w]), bf16);
-            const uint32_t high = to_activation(bits_float(scratch.cells[row][8 * i + 2 * w + 1]), bf16);
-            chunk.words[w] = low | (high << 16);
-        }
-        store_chunk(to + 8 * i, chunk);
-    }
+        for (int i = 0; i < kGroup; ++i)
+            (at.part == kKeys ? activation_row(scratch, lane)[i] : activation_row(scratch, i)[lane]) =
+                to_activation(x[i], cache.bf16);
+    });
 }
 
-// Tokens of block `block` that are quantised, at one tile place.
+INNERQ_HD inline void store_zeros(uint16_t *to) {
+    for (int i = 0; i < 4; ++i) store_chunk(to + 8 * i, Chunk{});
+}
+
+// Tokens of block `block` below `end`; zeros where it has no page.
 INNERQ_HD inline void read_block(const DequantiseParams &params, TilePlace at, int64_t block, int64_t end,
                                  TileScratch &scratch, const Warp &each_lane) {
     uint8_t *record = record_of(params.cache, at.batch, at.head, block);
@@ -69,25 +70,20 @@ INNERQ_HD inline void read_block(const DequantiseParams &params, TilePlace at, i
     each_lane([&](int lane) {
         const int64_t token = params.cache.sink + kGroup * block + lane;
         if (token >= end) return;
-        if (record == nullptr) {
-            for (int i = 0; i < 4; ++i) store_chunk(plain_row(params, at, token) + 8 * i, Chunk{});
-        } else {
-            store_row(scratch, lane, params.cache.bf16, plain_row(params, at, token));
-        }
+        uint16_t *to = plain_row(params, at, token);
+        record != nullptr ? store_row(scratch, lane, to) : store_zeros(to);
     });
 }
 
-// Token 32 * row + lane at one tile place, unless a block holds it: from the window, or zeros from `end` on.
+// One token, unless a block holds it: from the window, or zeros from `end` on.
 INNERQ_HD inline void read_unquantised(const DequantiseParams &params, TilePlace at, int64_t token, int64_t blocks,
                                        int64_t end) {
     const CacheParams &cache = params.cache;
     if (token >= params.tokens) return;
-    const bool held = token < end;
-    if (held && token >= cache.sink && token < cache.sink + kGroup * blocks) return;
+    if (token >= end) return store_zeros(plain_row(params, at, token));
+    if (token >= cache.sink && token < cache.sink + kGroup * blocks) return;
     const uint16_t *row = window_row(cache, at.batch, at.part, at.head, slot_of(cache, token)) + kGroup * at.tile;
-    INNERQ_UNROLL
-    for (int i = 0; i < 4; ++i)
-        store_chunk(plain_row(params, at, token) + 8 * i, held ? load_chunk(row + 8 * i) : Chunk{});
+    for (int i = 0; i < 4; ++i) store_chunk(plain_row(params, at, token) + 8 * i, load_chunk(row + 8 * i));
 }
 
 // 32 rows of output at one tile place: whatever of block `segment` and of tokens 32 segment .. + 31 is due.

@@ -1,7 +1,7 @@
 // The two layouts of the same codes, packed <-> logical, exactly (SPEC section 7).
 #pragma once
 
-#include "innerq/tile.cuh"
+#include "innerq/record.cuh"
 
 namespace innerq {
 
@@ -35,7 +35,7 @@ INNERQ_HD inline void tile_to_logical(const LogicalParams &params, TilePlace at,
     each_lane([&](int lane) { load_codes(parts, scratch, at.part, at.tile, lane); });
     each_lane([&](int lane) {
         for (int token = 0; token < kGroup; ++token) {
-            const int code = static_cast<int>(scratch.cells[token][lane]) - (1 << (parts.bits - 1));
+            const int code = code_byte(scratch, at.part, token, lane) - (1 << (parts.bits - 1));
             logical_codes(params, at, block, token)[lane] = static_cast<int8_t>(code);
         }
         const GroupScale scale = load_scale(parts, at.part, at.tile, lane);
@@ -51,10 +51,11 @@ INNERQ_HD inline void tile_from_logical(const LogicalParams &params, TilePlace a
     uint8_t *record = record_of(params.cache, at.batch, at.head, block);
     if (record == nullptr) return;
     const TileParts parts = parts_of(params.cache, record, at.part);
+    const int half = 1 << (parts.bits - 1);
     each_lane([&](int lane) {
         for (int token = 0; token < kGroup; ++token) {
             const int code = logical_codes(params, at, block, token)[lane];
-            scratch.cells[token][lane] = static_cast<uint32_t>(code + (1 << (parts.bits - 1)));
+            code_byte(scratch, at.part, token, lane) = static_cast<uint8_t>((code + half) & (2 * half - 1));
         }
         const int64_t index = logical_scale(params, at, block, lane);
         const uint16_t *zeros = at.part == kKeys ? params.key_zeros : params.value_zeros;

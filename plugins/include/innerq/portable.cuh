@@ -57,13 +57,32 @@ INNERQ_HD inline float square_root(float a) {
 #endif
 }
 
-// To the nearest integer, half to even.
-INNERQ_HD inline float round_even(float a) {
+// 1 / a.
+INNERQ_HD inline float reciprocal(float a) {
 #ifdef __CUDA_ARCH__
-    return rintf(a);
+    return __frcp_rn(a);
 #else
-    return std::nearbyint(a);
+    return 1.0f / a;
 #endif
+}
+
+// a / b, given inverse = reciprocal(b), for b that is an fp16 number and quotients of no extreme exponent: no branch,
+// three operations on the GPU. One correction step rounds correctly, because a quotient by 11 bits is never nearer
+// than 2^-12 of its last place to the middle of two floats (Markstein, IBM J. Res. Dev. 34, 1990).
+INNERQ_HD inline float divide_by(float a, float b, float inverse) {
+#ifdef __CUDA_ARCH__
+    const float quotient = __fmul_rn(a, inverse);
+    return __fmaf_rn(__fmaf_rn(-quotient, b, a), inverse, quotient);
+#else
+    (void)inverse;
+    return a / b;
+#endif
+}
+
+// To the nearest integer, half to even; |a| < 2^22.
+INNERQ_HD inline float round_even(float a) {
+    constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: its last place is 1
+    return add(add(a, kMagic), -kMagic);
 }
 
 }  // namespace ieee

@@ -1,11 +1,10 @@
-// One 32 x 32 tile of a record, worked on by a warp: its cells in scratch memory, its codes and scales in the record.
+// One 32 x 32 tile of a block, worked on by a warp: 32 tokens of 32 neighbouring channels of keys or of values.
 //
 // A step is written once, as a function of the lane, and run by `Warp`: on the GPU every lane runs it and the warp
 // synchronises; on the host a loop runs the 32 lanes one after the other. So both do the same arithmetic.
 #pragma once
 
 #include "innerq/cache.cuh"
-#include "innerq/quantise.cuh"
 
 namespace innerq {
 
@@ -21,136 +20,82 @@ struct Warp {
     }
 };
 
-// Which tile: `tile` counts 32 channels. Rows of `cells` are tokens, columns channels, for keys and for values.
+// What a lane keeps from one step to the next: registers on the GPU.
+template <class T>
+struct PerLane {
+#ifdef __CUDA_ARCH__
+    T own;
+    __device__ T &operator[](int) { return own; }
+#else
+    T of_lane[32];
+    T &operator[](int lane) { return of_lane[lane]; }
+#endif
+};
+
+// Which tile of every block: `tile` counts 32 channels.
 struct TilePlace {
     int batch, head, part, tile;
 };
 
-// 33 columns: rows and columns are both read without bank conflicts. A cell is a stored code or the bits of a float.
+// Activations by token, and stored codes by group: a group is a token of a key tile, a channel of a value tile. Rows
+// are padded so that 16-byte accesses of a warp, one row a lane, touch every bank equally.
 struct TileScratch {
-    uint32_t cells[kGroup][kGroup + 1];
-    float lambda[kGroup];
+    alignas(16) uint32_t rows[kGroup][20];   // 32 activations of a token, two a word
+    alignas(16) uint32_t codes[kGroup][12];  // 32 codes of a group, a byte each, in the order of `code_place`
+    float lambda[kGroup], inverse[kGroup];   // of the 32 channels, keys only
 };
 
-// A group is a row of the tile for keys (one token, 32 channels), a column for values (one channel, 32 tokens).
-INNERQ_HD inline uint32_t &group_cell(TileScratch &scratch, int part, int group, int i) {
-    return part == kKeys ? scratch.cells[group][i] : scratch.cells[i][group];
+// A code's byte within its group: 8 q + 2 cls + half of layout.cuh's slots, so that the eight codes of a group that one
+// lane of the record holds are neighbours. `i` is the channel of a key group, the token of a value group.
+INNERQ_HD constexpr int code_place(int part, int i) {
+    return part == kKeys ? i : 8 * ((i >> 1) & 3) + 2 * (i >> 3) + (i & 1);
 }
 
-// Parts of one record that belong to the keys or to the values.
-struct TileParts {
-    uint32_t *codes;
-    uint16_t *scales, *zeros;  // zeros: NULL where the mode has none
-    int tiles, bits, mode;
-};
-
-INNERQ_HD inline TileParts parts_of(const CacheParams &cache, uint8_t *record, int part) {
-    const RecordLayout layout = layout_of(cache);
-    const bool keys = part == kKeys;
-    const int zeros = keys ? layout.key_zeros : layout.value_zeros;
-    return {reinterpret_cast<uint32_t *>(record + (keys ? layout.key_codes : layout.value_codes)),
-            reinterpret_cast<uint16_t *>(record + (keys ? layout.key_scales : layout.value_scales)),
-            zeros < 0 ? nullptr : reinterpret_cast<uint16_t *>(record + zeros),
-            layout.tiles,
-            keys ? layout.key_bits : layout.value_bits,
-            keys ? cache.key_mode : cache.value_mode};
+// The inverse of code_place.
+INNERQ_HD constexpr int code_at(int part, int place) {
+    return part == kKeys ? place : 8 * ((place >> 1) & 3) + 2 * (place >> 3) + (place & 1);
 }
 
-// fp16 index of a group's scale in its part; `group` is a token of a key tile or a channel of a value tile.
-INNERQ_HD inline int group_scale_index(const TileParts &parts, int part, int tile, int group) {
-    return part == kKeys ? key_scale_index(parts.tiles, tile, group)
-                         : value_scale_index(parts.tiles, kGroup * tile + group);
+INNERQ_HD inline uint8_t *code_bytes(TileScratch &scratch, int group) {
+    return reinterpret_cast<uint8_t *>(scratch.codes[group]);
 }
 
-INNERQ_HD inline void store_scale(const TileParts &parts, int part, int tile, int group, GroupScale scale) {
-    const int index = group_scale_index(parts, part, tile, group);
-    parts.scales[index] = scale.scale;
-    if (parts.zeros != nullptr) parts.zeros[index] = scale.zero;
+INNERQ_HD inline uint8_t &code_byte(TileScratch &scratch, int part, int token, int channel) {
+    return part == kKeys ? code_bytes(scratch, token)[channel]
+                         : code_bytes(scratch, channel)[code_place(kValues, token)];
 }
 
-INNERQ_HD inline GroupScale load_scale(const TileParts &parts, int part, int tile, int group) {
-    const int index = group_scale_index(parts, part, tile, group);
-    return {parts.scales[index], parts.zeros != nullptr ? parts.zeros[index] : static_cast<uint16_t>(0)};
+INNERQ_HD inline uint16_t *activation_row(TileScratch &scratch, int token) {
+    return reinterpret_cast<uint16_t *>(scratch.rows[token]);
 }
 
-// The cell of slot (lane, sub, cls, half): layout.cuh.
-INNERQ_HD inline uint32_t &slot_cell(TileScratch &scratch, int part, int lane, int sub, int cls, int half) {
-    if (part == kKeys) return scratch.cells[key_slot_token(lane, sub)][key_slot_channel(lane, cls, half)];
-    return scratch.cells[value_slot_token(lane, cls, half)][value_slot_channel(lane, sub)];
-}
-
-// Whether the bits of the code lie in several words (bit 15 of each half): the sixteenth slot of 3-bit tiles.
-INNERQ_HD constexpr bool is_split(int bits, int cls, int sub) {
-    return bit_place(bits, cls, sub, 0).word != bit_place(bits, cls, sub, bits - 1).word;
-}
-
-// A lane's code words of one tile from its 32 cells.
-template <int Bits>
-INNERQ_HD inline void pack_words(TileScratch &scratch, int part, int lane, uint32_t (&words)[Bits]) {
+// The 32 numbers of a group: a row of a key tile, a column of a value tile.
+INNERQ_HD inline void read_group(TileScratch &scratch, int part, int group, bool bf16, float (&x)[kGroup]) {
+    uint16_t bits[kGroup];
     INNERQ_UNROLL
-    for (uint32_t &word : words) word = 0;
-    INNERQ_UNROLL
-    for (int place = 0; place < 32; ++place) {
-        const int sub = place / 8, cls = place / 2 % 4, half = place % 2;
-        const uint32_t code = slot_cell(scratch, part, lane, sub, cls, half);
-        if (is_split(Bits, cls, sub)) {
-            INNERQ_UNROLL
-            for (int i = 0; i < Bits; ++i) words[i] |= ((code >> i) & 1u) << (15 + 16 * half);
-        } else {
-            const BitPlace at = bit_place(Bits, cls, sub, 0);
-            words[at.word] |= (code & ((1u << Bits) - 1u)) << (at.bit + 16 * half);
-        }
+    for (int i = 0; i < kGroup; ++i)
+        bits[i] = part == kKeys ? activation_row(scratch, group)[i] : activation_row(scratch, i)[group];
+    if (bf16) {
+        INNERQ_UNROLL
+        for (int i = 0; i < kGroup; ++i) x[i] = from_bfloat(bits[i]);
+    } else {
+        INNERQ_UNROLL
+        for (int i = 0; i < kGroup; ++i) x[i] = from_half(bits[i]);
     }
 }
 
-// The inverse of pack_words: fills the lane's 32 cells.
-template <int Bits>
-INNERQ_HD inline void unpack_words(TileScratch &scratch, int part, int lane, const uint32_t (&words)[Bits]) {
+// Copies 32 activations between memory and a scratch row.
+INNERQ_HD inline void load_row(TileScratch &scratch, int token, const uint16_t *from) {
+    Chunk chunks[4];
     INNERQ_UNROLL
-    for (int place = 0; place < 32; ++place) {
-        const int sub = place / 8, cls = place / 2 % 4, half = place % 2;
-        uint32_t code = 0;
-        if (is_split(Bits, cls, sub)) {
-            INNERQ_UNROLL
-            for (int i = 0; i < Bits; ++i) code |= ((words[i] >> (15 + 16 * half)) & 1u) << i;
-        } else {
-            const BitPlace at = bit_place(Bits, cls, sub, 0);
-            code = (words[at.word] >> (at.bit + 16 * half)) & ((1u << Bits) - 1u);
-        }
-        slot_cell(scratch, part, lane, sub, cls, half) = code;
-    }
-}
-
-template <int Bits>
-INNERQ_HD inline void store_lane(const TileParts &parts, TileScratch &scratch, int part, int tile, int lane) {
-    uint32_t words[Bits];
-    pack_words<Bits>(scratch, part, lane, words);
+    for (int i = 0; i < 4; ++i) chunks[i] = load_chunk(from + 8 * i);
     INNERQ_UNROLL
-    for (int w = 0; w < Bits; ++w) parts.codes[code_word(parts.tiles, Bits, tile, lane, w)] = words[w];
+    for (int i = 0; i < 4; ++i) store_chunk(activation_row(scratch, token) + 8 * i, chunks[i]);
 }
 
-template <int Bits>
-INNERQ_HD inline void load_lane(const TileParts &parts, TileScratch &scratch, int part, int tile, int lane) {
-    uint32_t words[Bits];
+INNERQ_HD inline void store_row(TileScratch &scratch, int token, uint16_t *to) {
     INNERQ_UNROLL
-    for (int w = 0; w < Bits; ++w) words[w] = parts.codes[code_word(parts.tiles, Bits, tile, lane, w)];
-    unpack_words<Bits>(scratch, part, lane, words);
-}
-
-// Writes a lane's share of the codes in `scratch` to the record.
-INNERQ_HD inline void store_codes(const TileParts &parts, TileScratch &scratch, int part, int tile, int lane) {
-    if (parts.bits == 2) return store_lane<2>(parts, scratch, part, tile, lane);
-    if (parts.bits == 3) return store_lane<3>(parts, scratch, part, tile, lane);
-    if (parts.bits == 4) return store_lane<4>(parts, scratch, part, tile, lane);
-    store_lane<8>(parts, scratch, part, tile, lane);
-}
-
-// Reads a lane's share of the codes of the record into `scratch`.
-INNERQ_HD inline void load_codes(const TileParts &parts, TileScratch &scratch, int part, int tile, int lane) {
-    if (parts.bits == 2) return load_lane<2>(parts, scratch, part, tile, lane);
-    if (parts.bits == 3) return load_lane<3>(parts, scratch, part, tile, lane);
-    if (parts.bits == 4) return load_lane<4>(parts, scratch, part, tile, lane);
-    load_lane<8>(parts, scratch, part, tile, lane);
+    for (int i = 0; i < 4; ++i) store_chunk(to + 8 * i, load_chunk(activation_row(scratch, token) + 8 * i));
 }
 
 }  // namespace innerq
