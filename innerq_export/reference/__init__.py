@@ -3,6 +3,7 @@
 from innerq_export.reference.attention import attend, attend_over, dequantised_history
 from innerq_export.reference.blocks import Blocks, dequantise_blocks, empty_blocks, quantise_blocks
 from innerq_export.reference.cache import Cache, append, empty_cache, slot_of
+from innerq_export.reference.packed import pack, unpack
 from innerq_export.reference.quantise import Quantised, dequantise, quantise
 
 __all__ = [
@@ -17,7 +18,9 @@ __all__ = [
     "dequantised_history",
     "empty_blocks",
     "empty_cache",
+    "pack",
     "quantise",
     "quantise_blocks",
     "slot_of",
+    "unpack",
 ]
