@@ -1,4 +1,4 @@
-"""A checkpoint tensor in another dtype: an ONNX tensor that reads, casts and hands on a few megabytes at a time."""
+"""A checkpoint tensor in another dtype: an ONNX tensor that reads, casts and hands on a quarter of a megabyte at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import onnx_ir as ir
 from innerq_export.artifacts import TensorRef
 from innerq_export.errors import CheckpointError
 
-CHUNK_ITEMS = 1 << 20
+CHUNK_ITEMS = 1 << 17
 SOURCE_DTYPES: dict[str, np.dtype] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype(ml_dtypes.bfloat16),
@@ -33,22 +33,24 @@ class CastTensor(ir.LazyTensor):
         self.ref = ref
 
     def chunks(self) -> Iterator[np.ndarray]:
-        """Yield the values in row-major order, one-dimensional, at most CHUNK_ITEMS at a time."""
+        """Yield the values in row-major order, one-dimensional, in one buffer that the next chunk overwrites."""
         source = SOURCE_DTYPES[self.ref.dtype]
+        raw = np.empty(CHUNK_ITEMS * source.itemsize, np.uint8)
+        result = np.empty(CHUNK_ITEMS, TARGET_DTYPES[self.dtype])
         with self.ref.file.open("rb") as stream:
             stream.seek(self.ref.offset)
-            remaining = self.ref.nbytes
-            while remaining:
-                data = stream.read(min(remaining, CHUNK_ITEMS * source.itemsize))
-                if not data or len(data) % source.itemsize:
+            for start in range(0, self.ref.nbytes, raw.size):
+                part = raw[: self.ref.nbytes - start]
+                if stream.readinto(part.data) != part.size:
                     raise CheckpointError(f"{self.ref.file}: truncated inside tensor '{self.ref.name}'")
-                remaining -= len(data)
-                yield self._cast(np.frombuffer(data, source))
+                values = part.view(source)
+                self._cast(values, result[: values.size])
+                yield result[: values.size]
 
     def tofile(self, file: BinaryIO) -> None:
         """Write the little-endian bytes to `file`, chunk by chunk."""
         for chunk in self.chunks():
-            file.write(chunk.tobytes())
+            file.write(chunk.view(np.uint8).data)
 
     def _whole(self) -> ir.Tensor:
         result = np.empty(self.ref.shape, TARGET_DTYPES[self.dtype])
@@ -58,9 +60,9 @@ class CastTensor(ir.LazyTensor):
             start += chunk.size
         return ir.Tensor(result, name=self.name)
 
-    def _cast(self, values: np.ndarray) -> np.ndarray:
+    def _cast(self, values: np.ndarray, result: np.ndarray) -> None:
         with np.errstate(over="ignore"):
-            result = values.astype(TARGET_DTYPES[self.dtype])
+            np.copyto(result, values, casting="unsafe")
         if not _all_finite(result):
             raise CheckpointError(
                 f"tensor '{self.ref.name}' of {self.ref.file.name} does not fit {self.dtype.name}",
@@ -68,7 +70,6 @@ class CastTensor(ir.LazyTensor):
                 got=f"{values[~np.isfinite(result)][0]:g}",
                 fix="build with dtype float32",
             )
-        return result
 
 
 def _all_finite(values: np.ndarray) -> bool:
