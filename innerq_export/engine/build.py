@@ -123,7 +123,8 @@ def _manifest(
         cache=model.cache,
         max_batch=max_batch,
         max_context=max_context,
-        versions=installed_versions(),
+        versions=installed_versions()
+        | {name: text for built in made.values() for name, text in built.versions.items()},
         backends={name: _record(built, profiles) for name, built in made.items()},
         files=entries_of(folder),
         weights=model.weights,
