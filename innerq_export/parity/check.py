@@ -44,7 +44,7 @@ def check_engine(
     manifest = read_manifest(folder)
     if checkpoint is not None:
         _check_source(folder, manifest, checkpoint)
-    small = _is_small(checkpoint)
+    small = _is_small(manifest)
     threads = 1 if small else 0
     with (progress or Silent()).stage("parity") as step, torch_threads(threads):
         runner = OnnxRuntimeRunner(folder, manifest.model.layers, threads, shipped=small)
@@ -106,9 +106,9 @@ def _check_source(folder: Path, manifest: Manifest, checkpoint: Checkpoint) -> N
     )
 
 
-def _is_small(checkpoint: Checkpoint | None) -> bool:
+def _is_small(manifest: Manifest) -> bool:
     """Whether a second session costs little and threads more than they bring (two pools spin against each other)."""
-    return checkpoint is not None and sum(tensor.nbytes for tensor in checkpoint.tensors.values()) < _SMALL_BYTES
+    return sum(entry.bytes for entry in manifest.files.values()) < _SMALL_BYTES
 
 
 def _version(package: str) -> str:
