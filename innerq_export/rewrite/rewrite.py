@@ -1,4 +1,4 @@
-"""The rewrite: a decoder with standard `Attention` becomes a decoder with an InnerQ cache (ARCHITECTURE, The rewrite).
+"""The rewrite: a decoder with its own attention becomes a decoder with an InnerQ cache (ARCHITECTURE, The rewrite).
 
     Attention(Q, K, V)   becomes   present = InnerQAppend(K, V, lengths, past)
                                    InnerQAttention(Q, K, V, lengths, present)
@@ -12,12 +12,14 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from innerq_export.artifacts import LOWERINGS, Graph
-from innerq_export.errors import ConfigError, RewriteError, nearest
+from innerq_export.errors import ConfigError, nearest
 from innerq_export.rewrite.functions import FLAVOURS, append_function, attention_function
 from innerq_export.rewrite.geometry import Geometry
-from innerq_export.rewrite.layers import InnerQLayers
+from innerq_export.rewrite.layers import InnerQLayers, require_all_layers
 from innerq_export.rewrite.logits import keep_last_logits
-from innerq_export.rewrite.network import add_cache, add_lengths, drop_unread_inputs
+from innerq_export.rewrite.network import Network
+from innerq_export.rewrite.normal import normalise
+from innerq_export.rewrite.positions import read_positions_from_input
 from innerq_export.rewrite.report import RewriteReport
 from innerq_export.spec import CacheConfig
 from innerq_export.spec.ops import DOMAIN, OP_VERSION
@@ -37,43 +39,38 @@ def rewrite(
 
     `lowering`: 'native' (function bodies, logical layout) or 'plugin' (bare nodes, packed layout). `logits`: 'last'
     ([B, 1, V], of token new_length - 1) or 'all'. `attention_flavour` (native): 'matmul' or 'attention'.
-    Raises ConfigError for an unknown option, RewriteError when not every layer could be rewritten.
+    Raises ConfigError for an unknown option, RewriteError when the network is not a causal decoder in every layer.
     """
-    for name, value, known in (
-        ("lowering", lowering, LOWERINGS),
-        ("logits", logits, LOGITS),
-        ("attention flavour", attention_flavour, FLAVOURS),
-    ):
-        if value not in known:
-            raise ConfigError(f"unknown {name} '{value}'", got=value, fix=nearest(value, known))
+    _require_known("lowering", lowering, LOWERINGS)
+    _require_known("logits", logits, LOGITS)
+    _require_known("attention flavour", attention_flavour, FLAVOURS)
     model = graph.model.clone()
-    lengths = add_lengths(model)
-    layers = InnerQLayers(cache, "logical" if lowering == "native" else "packed", lengths)
-    layers.run(model)
-    geometry = _require_all(graph.shape.layers, layers)
-    add_cache(model, layers.past, layers.present)
-    if logits == "last":
-        keep_last_logits(model, lengths[1])
+    network = Network(model)
+    counts, refusals = normalise(model)
+    layout = "logical" if lowering == "native" else "packed"
+    layers = InnerQLayers(model, graph.shape, cache, layout, network.add_lengths())
+    counts[layers.name] = layers.run(model)
+    geometry = require_all_layers(graph.shape.layers, layers, refusals, model)
+    network.add_cache(layers.past, layers.present)
     RemoveUnusedNodesPass()(model)
-    dropped = drop_unread_inputs(model)
+    counts["read_positions_from_input"] = read_positions_from_input(model)
+    if logits == "last":
+        keep_last_logits(model, network.new_length_B)
+    RemoveUnusedNodesPass()(model)
+    network.close()
     if lowering == "native":
-        for function in (append_function(cache, geometry), attention_function(cache, geometry, attention_flavour)):
-            model.functions[function.identifier()] = function
+        _add_functions(model, cache, geometry, attention_flavour)
     model.opset_imports[DOMAIN] = OP_VERSION
     model.ir_version = max(model.ir_version or 0, _IR_VERSION)
-    return model, RewriteReport(
-        graph.shape.layers, lowering, {layers.name: layers.layers}, tuple(layers.refusals), dropped
-    )
+    refused = (*refusals, *layers.refusals)
+    return model, RewriteReport(layers.layers, lowering, counts, refused, network.dropped)
 
 
-def _require_all(expected: int, layers: InnerQLayers) -> Geometry:
-    """Return the layers' geometry; RewriteError, with the reasons of the layers left out, unless all were rewritten."""
-    if layers.layers == expected and layers.geometry is not None:
-        return layers.geometry
-    closest = "; ".join(f"{refusal.node}: {refusal.reason}" for refusal in layers.refusals[:3])
-    raise RewriteError(
-        f"{layers.layers} of {expected} attention layers could be rewritten",
-        expected=f"{expected} causal self-attentions [B, H, S, D] as standard Attention",
-        got=closest or "no Attention node at all",
-        fix="export the decoder at opset 23 or later without past inputs",
-    )
+def _add_functions(model: ir.Model, cache: CacheConfig, geometry: Geometry, flavour: str) -> None:
+    for function in (append_function(cache, geometry), attention_function(cache, geometry, flavour)):
+        model.functions[function.identifier()] = function
+
+
+def _require_known(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(f"unknown {name} '{value}'", got=value, fix=nearest(value, known))

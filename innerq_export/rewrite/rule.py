@@ -9,6 +9,9 @@ from onnxscript.rewriter import MatchResult, RewriteRule, RewriteRuleClassBase
 
 from innerq_export.rewrite.report import Refusal
 
+NOT_A_CANDIDATE = ""
+"""What `refuse` returns for a match that is nothing of what the rule is about: not rewritten, and not reported."""
+
 
 class CountedRule(RewriteRuleClassBase):
     """Derived rules give `pattern`, `refuse` and `rewrite`; the matched root value is called `output` in all three.
@@ -21,7 +24,7 @@ class CountedRule(RewriteRuleClassBase):
         super().__init__(remove_nodes=False)
         self.refusals: list[Refusal] = []
 
-    def refuse(self, output: ir.Value, **bindings: Any) -> str | None:
+    def refuse(self, *args: Any, **bindings: Any) -> str | None:
         """Return why the match must not be rewritten, or None where it may be."""
         raise NotImplementedError
 
@@ -31,8 +34,9 @@ class CountedRule(RewriteRuleClassBase):
         reason = self.refuse(**bindings)
         if reason is not None:
             node = bindings["output"].producer()
-            self.refusals.append(Refusal(self.name, str(node and node.name), reason))
             result.fail(reason, node)
+            if reason != NOT_A_CANDIDATE:
+                self.refusals.append(Refusal(self.name, str(node and node.name), reason))
         return result
 
     def run(self, model: ir.Model) -> int:
