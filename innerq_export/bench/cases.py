@@ -41,7 +41,7 @@ class Case:
         """Tokens of each sequence with the new one in; they sum to batch x tokens."""
         if self.layout == "plain" or self.batch == 1:
             return [self.tokens] * self.batch
-        half = self.tokens // 2
+        half = max(1, self.tokens // 2)
         return [half + self.tokens * b // (self.batch - 1) for b in range(self.batch)]
 
     @property

@@ -3,68 +3,95 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
+from innerq_export.bench.cases import HALF_BYTES
 from innerq_export.bench.decode import release
 from innerq_export.bench.report import Row
 from innerq_export.bench.timing import measure
 from innerq_export.integrations import calls, prefill
 from innerq_export.integrations.cache import PackedCache, empty_packed_cache
 from innerq_export.integrations.library import Library
-from innerq_export.spec import blocks_of, preset
+from innerq_export.spec import GROUP_SIZE, blocks_of, preset, record_bytes
 
 SECTION = "prefill"
 QUERY_HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
 
 
 def prefill_rows(library: Library, name: str, device: torch.device, copy: float) -> Iterator[Row]:
-    """Yield, for prompts of 4K to 32K and for chunks of 4K over 4K to 28K tokens, flash and ours; B = 1, 32/8 heads."""
+    """Yield, for prompts of 4K to 32K and for chunks of 4K over 4K to 28K tokens, flash, ours and append.
+
+    B = 1, 32/8 heads of 128. Ours reads the lengths on the host, which is in its time.
+    """
     unit = 4096 if device.type == "cuda" else 64
     shapes = [(0, unit << power) for power in range(4)] + [(past * unit, unit) for past in (1, 3, 7)]
     for past, new in shapes:
-        yield from _rows(library, name, past, new, device, copy)
+        yield from _rows(_chunk(library, name, past, new, device), copy)
         release(device)
 
 
-def _rows(library: Library, name: str, past: int, new: int, device: torch.device, copy: float) -> Iterator[Row]:
+@dataclass(frozen=True)
+class _Chunk:
+    """`new` tokens behind `past` that the cache holds; rows are keys and values of both in plain tensors."""
+
+    library: Library
+    preset: str
+    cache: PackedCache
+    query: Tensor
+    rows: tuple[Tensor, Tensor]
+    past: int
+    new: int
+    past_length: Tensor
+    new_length: Tensor
+
+    @property
+    def new_rows(self) -> tuple[Tensor, Tensor]:
+        return self.rows[0][:, :, self.past :], self.rows[1][:, :, self.past :]
+
+    def flash(self, _: int) -> None:
+        mask = causal_lower_right(self.new, self.past + self.new)
+        scaled_dot_product_attention(self.query, *self.rows, attn_mask=mask, enable_gqa=True)
+
+    def append(self, _: int) -> None:
+        calls.append(self.library, self.cache, *self.new_rows, self.past_length, self.new_length)
+
+    def attend(self, _: int) -> None:
+        prefill.prefill(self.library, self.cache, self.query, *self.new_rows, self.past_length, self.new_length)
+
+
+def _chunk(library: Library, name: str, past: int, new: int, device: torch.device) -> _Chunk:
     config = preset(name)
     cache = empty_packed_cache(config, 1, KV_HEADS, HEAD_DIM, blocks_of(config, past + new), device=device)
     key, value = (torch.randn(1, KV_HEADS, past + new, HEAD_DIM, device=device).half() for _ in range(2))
     query = torch.randn(1, QUERY_HEADS, new, HEAD_DIM, device=device).half()
-    for start, stop in ((0, past), (past, past + new)):
-        if stop > start:
-            rows = (key[:, :, start:stop], value[:, :, start:stop])
-            calls.append(library, cache, *rows, _length(start, device), _length(stop - start, device))
-    mask = causal_lower_right(new, past + new)
-    moved = (2 * KV_HEADS * (past + new) + 2 * QUERY_HEADS * new) * HEAD_DIM * 2
-    label = f"prompt of {new}" if not past else f"chunk of {new} over {past}"
+    past_length, new_length = (torch.tensor([n], dtype=torch.int32, device=device) for n in (past, new))
+    if past:
+        old_rows = (key[:, :, :past], value[:, :, :past])
+        calls.append(library, cache, *old_rows, torch.zeros_like(past_length), past_length)
+    return _Chunk(library, name, cache, query, (key, value), past, new, past_length, new_length)
 
-    def flash(_: int) -> object:
-        return scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
 
-    new_rows = (key[:, :, past:], value[:, :, past:])
+def _rows(chunk: _Chunk, copy: float) -> Iterator[Row]:
+    device, new, total = chunk.query.device, chunk.new, chunk.past + chunk.new
+    row_bytes = KV_HEADS * HEAD_DIM * HALF_BYTES
+    attend_bytes = 2 * (total + new * QUERY_HEADS // KV_HEADS) * row_bytes
+    records = new * KV_HEADS * record_bytes(preset(chunk.preset), HEAD_DIM) // GROUP_SIZE
+    label = f"chunk of {new} over {chunk.past}" if chunk.past else f"prompt of {new}"
+    shape: dict[str, Any] = {"query_heads": QUERY_HEADS, "kv_heads": KV_HEADS, "tokens": total, "preset": chunk.preset}
 
-    def ours(_: int) -> object:
-        return _ours(library, cache, query, new_rows, past)
-
-    flash_us = measure(flash, 1, device).ev_us
-    ours_us = measure(ours, 1, device).ev_us
-    shape = {"batch": 1, "query_heads": QUERY_HEADS, "kv_heads": KV_HEADS, "tokens": past + new, "preset": name}
-    for kernel, us in (("torch SDPA flash fp16", flash_us), ("innerq", ours_us)):
-        note = f"{100 * flash_us / us:.0f}% of flash's speed (bar: 70%)" if kernel == "innerq" else ""
+    def row(kernel: str, us: float, moved: int, note: str) -> Row:
         percent = 100 * moved / (us * 1e-6) / copy
-        yield Row(SECTION, label, kernel, name, us, None, moved, percent, **shape, note=note)  # type: ignore[arg-type]
+        return Row(SECTION, label, kernel, chunk.preset, us, None, moved, percent, batch=1, **shape, note=note)
 
-
-def _ours(
-    library: Library, cache: PackedCache, query: torch.Tensor, new: tuple[torch.Tensor, torch.Tensor], past: int
-) -> torch.Tensor:
-    past_length, new_length = _length(past, query.device), _length(query.shape[2], query.device)
-    return prefill.prefill(library, cache, query, *new, past_length, new_length)
-
-
-def _length(tokens: int, device: torch.device) -> torch.Tensor:
-    return torch.tensor([tokens], dtype=torch.int32, device=device)
+    flash_us, ours_us, append_us = (
+        measure(work, 1, device, graph=False).ev_us for work in (chunk.flash, chunk.attend, chunk.append)
+    )
+    yield row("torch SDPA flash fp16", flash_us, attend_bytes, "")
+    yield row("innerq prefill", ours_us, attend_bytes, f"{100 * flash_us / ours_us:.0f}% of flash's speed (bar: 70%)")
+    yield row("innerq append", append_us, 2 * new * row_bytes + records, "quantises and stores the new tokens")

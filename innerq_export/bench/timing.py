@@ -17,8 +17,9 @@ import torch
 Launch = Callable[[int], object]
 ROUND = 64
 ROUNDS = 5
-MAX_SECONDS = 0.25
+BUDGET_US = 60_000
 SLEEP_CYCLES = 12_000_000
+GRAPH_LAUNCHES = 24
 GRAPH_REPLAYS = 12
 COPY_BYTES = 2_000_000_000
 
@@ -31,15 +32,16 @@ class Timing:
     graph_us: float | None
 
 
-def measure(launch: Launch, rotation: int, device: torch.device) -> Timing:
+def measure(launch: Launch, rotation: int, device: torch.device, *, graph: bool = True) -> Timing:
     """Time `launch(i)`, which works on data set i of `rotation`, in torch's current stream."""
     if device.type == "cpu":
         return _host(launch, rotation)
     for i in range(max(3, rotation)):
         launch(i % rotation)
     torch.cuda.synchronize(device)
-    ev_us = _events(launch, rotation)
-    return Timing(ev_us, _graph(launch, rotation))
+    round_ = max(4, min(ROUND, int(BUDGET_US / _round(launch, rotation, 4)[-1])))
+    ev_us = statistics.median(sample for _ in range(ROUNDS) for sample in _round(launch, rotation, round_))
+    return Timing(ev_us, _graph(launch, rotation, ev_us) if graph else None)
 
 
 def copy_bandwidth(device: torch.device) -> float:
@@ -51,25 +53,21 @@ def copy_bandwidth(device: torch.device) -> float:
     return 2 * size / (timing.ev_us * 1e-6)
 
 
-def _events(launch: Launch, rotation: int) -> float:
-    samples: list[float] = []
-    start, at = time.perf_counter(), 0
-    while len(samples) < ROUND * ROUNDS and (not samples or time.perf_counter() - start < MAX_SECONDS):
-        pairs = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(ROUND)]
-        torch.cuda._sleep(SLEEP_CYCLES)
-        for before, after in pairs:
-            before.record()
-            launch(at % rotation)
-            after.record()
-            at += 1
-        torch.cuda.synchronize()
-        samples += [1e3 * before.elapsed_time(after) for before, after in pairs]
-    return statistics.median(samples)
+def _round(launch: Launch, rotation: int, launches: int) -> list[float]:
+    """Return microseconds of each of `launches` launches, all queued behind a sleeping kernel before the first runs."""
+    pairs = [(_event(), _event()) for _ in range(launches)]
+    torch.cuda._sleep(SLEEP_CYCLES)
+    for i, (before, after) in enumerate(pairs):
+        before.record()
+        launch(i % rotation)
+        after.record()
+    torch.cuda.synchronize()
+    return [1e3 * before.elapsed_time(after) for before, after in pairs]
 
 
-def _graph(launch: Launch, rotation: int) -> float | None:
+def _graph(launch: Launch, rotation: int, ev_us: float) -> float | None:
     """Return microseconds per launch inside a graph, or None where capturing fails."""
-    launches = rotation * -(-24 // rotation)
+    launches = rotation * -(-GRAPH_LAUNCHES // rotation)
     graph = torch.cuda.CUDAGraph()
     try:
         with torch.cuda.graph(graph):
@@ -79,15 +77,18 @@ def _graph(launch: Launch, rotation: int) -> float | None:
         torch.cuda.synchronize()
         return None
     graph.replay()
-    samples = []
-    for _ in range(GRAPH_REPLAYS):
-        before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    replays = max(3, min(GRAPH_REPLAYS, int(5 * BUDGET_US / (ev_us * launches))))
+    pairs = [(_event(), _event()) for _ in range(replays)]
+    for before, after in pairs:
         before.record()
         graph.replay()
         after.record()
         torch.cuda.synchronize()
-        samples.append(1e3 * before.elapsed_time(after) / launches)
-    return statistics.median(samples)
+    return statistics.median(1e3 * before.elapsed_time(after) / launches for before, after in pairs)
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)
 
 
 def _host(launch: Launch, rotation: int) -> Timing:

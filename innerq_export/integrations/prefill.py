@@ -26,7 +26,7 @@ def prefill(
 
     Contract of SPEC section 7, padding rows 0. Reads the lengths on the host: that waits for the device once.
     """
-    pasts, news = past_length_B.tolist(), new_length_B.tolist()
+    pasts, news = torch.stack((past_length_B, new_length_B)).tolist()
     ragged, factor = min(news) < query_BHqSD.shape[2], scale or None
     new = (key_BHkvSD, value_BHkvSD)
     if ragged:
