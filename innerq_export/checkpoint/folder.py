@@ -11,6 +11,7 @@ from innerq_export.checkpoint.digest import weights_digest
 from innerq_export.checkpoint.header import read_header
 from innerq_export.checkpoint.strict_json import read_object
 from innerq_export.checkpoint.support import check_support
+from innerq_export.checkpoint.window import within_window
 from innerq_export.errors import CheckpointError
 from innerq_export.progress import Step
 
@@ -40,6 +41,7 @@ def read_folder(folder: Path, step: Step, source: str | None = None, notes: tupl
     folder = folder.absolute()
     config = read_config(folder)
     check_support(config)
+    config, window_notes = within_window(config)
     tensors = _read_tensors(folder, step)
     return Checkpoint(
         source=source or str(folder),
@@ -48,7 +50,7 @@ def read_folder(folder: Path, step: Step, source: str | None = None, notes: tupl
         tensors=tensors,
         tokenizer_files=tuple(folder / name for name in TOKENIZER_FILES if (folder / name).is_file()),
         digest=digest_of(config, weights_digest(tensors.values())),
-        notes=notes,
+        notes=notes + window_notes,
     )
 
 

@@ -26,6 +26,7 @@ ARCHITECTURES = (
     "SeedOssForCausalLM",
     "ArceeForCausalLM",
 )
+MIN_WINDOW = 1024
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 Config = Mapping[str, Any]
 
@@ -48,11 +49,19 @@ def _check_architecture(config: Config) -> None:
         )
 
 
-def _sliding_window(config: Config) -> bool:
+def active_window(config: Config) -> int | None:
+    """Return the sliding window in tokens if some layer's attention is limited by it within the model's context."""
     window = config.get("sliding_window")
-    if config.get("use_sliding_window") is False or not isinstance(window, int):
-        return "sliding_attention" in _layer_types(config) and isinstance(window, int)
-    return 0 < window < config["max_position_embeddings"]
+    off = config.get("use_sliding_window") is False and "sliding_attention" not in _layer_types(config)
+    if off or type(window) is not int or not 0 < window < config["max_position_embeddings"]:
+        return None
+    return window
+
+
+def _short_window(config: Config) -> bool:
+    """A window too short to be the whole context; yarn would also take other frequencies from a shorter context."""
+    window = active_window(config)
+    return window is not None and (window < MIN_WINDOW or "yarn" in _rope_types(config))
 
 
 def _layer_types(config: Config) -> list[Any]:
@@ -82,9 +91,9 @@ def _head_dim(config: Config) -> bool:
 
 _REFUSED: tuple[tuple[str, Callable[[Config], bool], str], ...] = (
     (
-        "sliding-window attention",
-        _sliding_window,
-        "to use it within its window only, set max_position_embeddings to sliding_window in config.json",
+        f"sliding-window attention over less than {MIN_WINDOW} tokens, or together with yarn",
+        _short_window,
+        "choose a model with full attention or a longer window",
     ),
     (
         "rotary frequencies that change with the length (rope type dynamic or longrope)",

@@ -15,7 +15,7 @@ from transformers import AttentionInterface
 from innerq_export.errors import CheckpointError
 
 NAME = "innerq_export_trace"
-_MUST_BE_OFF = ("sliding_window", "softcap", "s_aux", "position_bias", "logit_bias")
+_MUST_BE_OFF = ("softcap", "s_aux", "position_bias", "logit_bias")
 
 
 def traced_attention(
@@ -37,11 +37,14 @@ def traced_attention(
     return output_BHqSD.transpose(1, 2), None
 
 
-def _refuse(module: torch.nn.Module, mask: torch.Tensor | None, features: dict[str, Any]) -> None:
+def _refuse(module: Any, mask: torch.Tensor | None, features: dict[str, Any]) -> None:
     layer = f"{type(module).__name__} of layer {getattr(module, 'layer_idx', '?')}"
     for name in _MUST_BE_OFF:
         if features.get(name) is not None:
             raise CheckpointError(f"{layer} uses {name}, which the InnerQ cache does not support", got=features[name])
+    window = features.get("sliding_window")
+    if window is not None and window < module.config.max_position_embeddings:
+        raise CheckpointError(f"{layer} uses a sliding window shorter than the context", got=window)
     if mask is not None or getattr(module, "is_causal", True) is False:
         raise CheckpointError(f"{layer} is not causal self-attention", expected="a causal mask only")
 

@@ -1,6 +1,7 @@
 import pytest
 
 from innerq_export.checkpoint.support import ARCHITECTURES, check_support
+from innerq_export.checkpoint.window import within_window
 from innerq_export.errors import CheckpointError
 
 LLAMA = {
@@ -25,8 +26,13 @@ def test_supported(architecture):
         ({"architectures": ["BertModel"]}, "architecture BertModel is not supported"),
         ({"architectures": None}, r"architecture \(none named\)"),
         ({"architectures": 7}, "architecture 7"),
-        ({"sliding_window": 1024}, "sliding-window attention"),
-        ({"sliding_window": 1024, "layer_types": ["sliding_attention", "full_attention"]}, "sliding-window attention"),
+        ({"sliding_window": 512}, "sliding-window attention"),
+        ({"sliding_window": 512, "layer_types": ["sliding_attention", "full_attention"]}, "sliding-window attention"),
+        (
+            {"sliding_window": 512, "use_sliding_window": False, "layer_types": ["sliding_attention"]},
+            "sliding-window attention",
+        ),
+        ({"sliding_window": 2048, "rope_scaling": {"type": "yarn"}}, "together with yarn"),
         ({"layer_types": ["full_attention", "linear_attention"]}, "layers that are not full attention"),
         ({"attn_logit_softcapping": 50.0}, "soft-capped attention scores"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rotary frequencies that change"),
@@ -49,7 +55,7 @@ def test_what_cannot_be_exported_is_refused_by_name(fields, named):
         {"rope_scaling": {"rope_type": "llama3"}},
         {"rope_parameters": {"rope_theta": 1e4}},
         {"sliding_window": 4096},
-        {"sliding_window": 1024, "use_sliding_window": False},
+        {"sliding_window": 512, "use_sliding_window": False},
         {"layer_types": ["full_attention"] * 2},
         {"attn_logit_softcapping": None},
         {"quantization_config": None},
@@ -57,3 +63,14 @@ def test_what_cannot_be_exported_is_refused_by_name(fields, named):
 )
 def test_features_that_are_off_do_not_count(fields):
     check_support(LLAMA | fields)
+
+
+def test_a_long_sliding_window_becomes_the_context_and_is_told():
+    config, notes = within_window(LLAMA | {"sliding_window": 2048})
+    assert config["max_position_embeddings"] == 2048
+    assert notes == ("sliding-window model: context limited to its window of 2,048 tokens (of 4,096)",)
+
+
+@pytest.mark.parametrize("window", [None, 4096, 8192])
+def test_without_an_active_window_the_context_stays(window):
+    assert within_window(LLAMA | {"sliding_window": window}) == (LLAMA | {"sliding_window": window}, ())

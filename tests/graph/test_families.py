@@ -11,7 +11,7 @@ from tests.graph.onnx_run import relative_error, run_onnx, run_torch, some_ids
 from tests.models import tiny_model
 
 FAMILIES = {
-    "mistral": {"sliding_window": None},
+    "mistral": {"sliding_window": 1024, "max_position_embeddings": 2048},
     "qwen2": {},
     "qwen3": {},
     "smollm3": {},
