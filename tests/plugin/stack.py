@@ -63,7 +63,7 @@ class Stack:
         for side in (LEFT, RIGHT):
             for layer in range(sizes.layers):
                 self._make_cache(side, layer)
-            host.ok("buffer", f"{name}.{side}.work", 1 << 24)
+            host.ok("buffer", f"{name}.{side}.work", self._workspace_bytes())
 
     def _cache_shapes(self) -> dict[str, tuple[int, ...]]:
         s, window = self.sizes, self.config.window_tokens
@@ -73,6 +73,11 @@ class Stack:
             "key_norm": (s.batch, s.kv_heads, s.head_dim),
             "blocks": (s.batch, s.kv_heads, s.capacity, words),
         }
+
+    def _workspace_bytes(self) -> int:
+        """Return room for prefill over a full cache, and more than decoding ever asks for."""
+        s, tokens = self.sizes, self.config.window_tokens + 32 * self.sizes.capacity
+        return (1 << 24) + 4 * s.batch * s.kv_heads * tokens * s.head_dim
 
     def _make_plugins(self) -> None:
         for name, op in OPS.items():

@@ -103,6 +103,6 @@ def test_each_mismatch_is_named_with_its_mending(plugin_onnx, library, tmp_path,
 
 def test_what_is_no_library_is_told(tmp_path):
     file = tmp_path / "libinnerq_trt.so"
-    file.write_text("not a library")
+    file.write_text("not a library " * 100)
     found, said = find_library(file)
     assert found is None and said[0].state == "problem" and "invalid ELF header" in said[0].text

@@ -74,3 +74,12 @@ def test_a_library_for_another_tensorrt_registers_nothing_and_says_why(built, bu
     driver.process.stdin.close()
     assert driver.process.wait() == 0
     assert "built for TensorRT 10, the process runs TensorRT 11" in driver.process.stderr.read()
+
+
+def test_the_library_links_no_tensorrt_and_exports_two_symbols_for_it(built):
+    """Beside the C ABI, whose names all begin with innerq_."""
+    linked = subprocess.run(["ldd", built.library], capture_output=True, text=True, check=True).stdout
+    assert "nvinfer" not in linked and "not found" not in linked
+    listed = subprocess.run(["nm", "-D", "--defined-only", built.library], capture_output=True, text=True, check=True)
+    names = {line.split()[-1] for line in listed.stdout.splitlines() if " T " in line}
+    assert {name for name in names if not name.startswith("innerq_")} == {"getCreators", "setLoggerFinder"}
