@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # On a machine with a card, from the repository's root: build the library for it, run every test marked gpu, the
-# sanitizer on a small part, and the bench. Results go to $OUT (default: build/gpu). Stages: "tests", "sanitize", "bench".
-# FLASHINFER_AOT (a folder of compiled FlashInfer modules) and PAPER_KERNELS (a folder of programs) are used if set.
+# sanitizer on a small part, and the bench. Results go to $OUT (default: build/gpu). Stages: "tests sanitize bench".
+# INNERQ_LIBRARY (a built library: nothing is compiled), SHAPES (options of the bench) and PAPER_KERNELS (a folder of
+# programs, see `bench kernels --help`) are used if set.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 OUT=${OUT:-build/gpu}
@@ -14,14 +15,26 @@ status=0
 say() { echo "== $1 ($SECONDS s)"; }
 innerq() { "$PYTHON" -m innerq_export.cli.main "$@"; }
 
-say build
-innerq plugin build ${ARCH:+--arch "$ARCH"} --format json | tee "$OUT/build.json" || exit 1
+if [[ -z ${INNERQ_LIBRARY:-} ]]; then
+    say build
+    innerq plugin build ${ARCH:+--arch "$ARCH"} --format json | tee "$OUT/build.json" || exit 1
+fi
+innerq plugin show
+
+run_tests() { # name, pytest arguments
+    local name=$1
+    shift
+    "$PYTHON" -m pytest -q -p no:cacheprovider "$@" >"$OUT/$name.log" 2>&1 || status=1
+    grep -E "^(FAILED|ERROR)|passed|failed|error" "$OUT/$name.log" | tail -n 15
+}
 
 if [[ $STAGES == *tests* ]]; then
-    say tests
-    "$PYTHON" -m pytest -m gpu -q -n "${WORKERS:-6}" tests/kernels tests/integrations -p no:cacheprovider \
-        >"$OUT/tests.log" 2>&1 || status=1
-    tail -n 15 "$OUT/tests.log"
+    say "tests: ops and attention, several at a time"
+    run_tests ops -m gpu -n "${WORKERS:-8}" tests/integrations
+    say "tests: kernels, alone on the card because some are timed"
+    run_tests kernels -m gpu tests/kernels
+    say "tests: torch ops on the CPU with this machine's torch"
+    run_tests cpu tests/integrations/test_torch_ops.py
 fi
 if [[ $STAGES == *sanitize* ]]; then
     for tool in memcheck racecheck; do

@@ -84,3 +84,21 @@ def kernels(
             got=f"{first.name} {first.precision}: {first.error} / {first.error_peaked}",
             fix="do not use these times; report the card, the library's build and this output",
         )
+
+
+@command.command("draw")
+@click.argument("report", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--output", type=FOLDER, required=True, help="Folder for the figures.")
+def draw(report: Path, output: Path) -> None:
+    """Draw the figures of a kernels.json again, anywhere."""
+    import json
+
+    from innerq_export.bench.report import SCHEMA
+    from innerq_export.errors import ConfigError
+    from innerq_export.figures.latency import latency_figures
+
+    told = json.loads(report.read_text())
+    if told.get("schema") != SCHEMA:
+        raise ConfigError(f"{report}: not a report of bench kernels", expected=SCHEMA, got=told.get("schema"))
+    for path in latency_figures(told, output):
+        click.echo(path)

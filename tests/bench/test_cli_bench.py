@@ -33,3 +33,15 @@ def test_wrong_kernels_end_in_a_parity_error(host_library, monkeypatch):
 @pytest.mark.parametrize("words", [["--shapes", "tabel"], ["--preset", "bass"], ["--device", "tpu"]])
 def test_typos_are_usage_errors(words):
     assert CliRunner().invoke(command, ["kernels", *words]).exit_code == 2
+
+
+def test_figures_can_be_drawn_again_from_json(host_library, tmp_path):
+    CliRunner().invoke(command, arguments(host_library, "--output", str(tmp_path)))
+    told = json.loads((tmp_path / "kernels.json").read_text())
+    told["rows"] = [row | {"section": "growth", "tokens": 4096} for row in told["rows"][:1]]
+    (tmp_path / "grown.json").write_text(json.dumps(told))
+    result = CliRunner().invoke(command, ["draw", str(tmp_path / "grown.json"), "--output", str(tmp_path / "figures")])
+    assert len(result.stdout.splitlines()) == 4, result.output
+    (tmp_path / "other.json").write_text('{"schema": "x"}')
+    result = CliRunner().invoke(command, ["draw", str(tmp_path / "other.json"), "--output", str(tmp_path)])
+    assert "not a report of bench kernels" in str(result.exception)
