@@ -59,7 +59,7 @@ class BuildRequest:
 def build(request: BuildRequest, progress: Progress | None = None) -> Engine:
     """Build and prove an engine folder. Raises UserError; when parity fails the folder stays, not ready."""
     progress = progress or Silent()
-    backend = resolve(request.backend).name
+    backend = resolve(request.backend, request.options).name
     with staging(request.output, overwrite=request.overwrite) as folder, _scratch(folder) as scratch:
         source = open_source(request.model, progress)
         profiles = _profiles(request, source.shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from innerq_export.engine.base import Backend
+from innerq_export.engine.base import Backend, BuildOptions
 from innerq_export.engine.onnxruntime import OnnxRuntimeBackend
 from innerq_export.engine.tensorrt import TensorRtBackend
 from innerq_export.engine.tensorrt_rtx import TensorRtRtxBackend
@@ -13,12 +13,19 @@ _BACKENDS: tuple[Backend, ...] = (TensorRtRtxBackend(), OnnxRuntimeBackend(), Te
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in _BACKENDS}
 
 
-def resolve(name: str) -> Backend:
+def resolve(name: str, options: BuildOptions | None = None) -> Backend:
     """Return the backend of this name; 'auto' takes tensorrt-rtx where it is installed, else onnxruntime.
 
     Raises ConfigError for an unknown name, EnvironmentMismatchError with what to install for one that cannot build
-    here.
+    here, and what its `check` raises for `options`.
     """
+    backend = _usable(name)
+    if options is not None:
+        backend.check(options)
+    return backend
+
+
+def _usable(name: str) -> Backend:
     if name == AUTO:
         return next(backend for backend in BACKENDS.values() if backend.refusal() is None)
     if name not in BACKENDS:
@@ -28,7 +35,7 @@ def resolve(name: str) -> Backend:
     refusal = backend.refusal()
     if refusal is not None:
         raise EnvironmentMismatchError(
-            f"backend '{name}' cannot build here", expected=backend.install, got=refusal, fix=backend.install
+            f"backend '{name}' cannot build here", expected=backend.needs, got=refusal, fix=backend.install
         )
     return backend
 

@@ -37,14 +37,18 @@ class Built:
 
 
 class Backend(Protocol):
-    """One way to run an engine folder. `lowering` is the form of ONNX that it reads."""
+    """One way to run an engine folder. `lowering`: the form of ONNX that it reads; `needs`, `install`: for messages."""
 
     name: str
     lowering: str
+    needs: str
     install: str
 
     def refusal(self) -> str | None:
         """Return why this machine cannot build for the backend, or None when it can."""
+
+    def check(self, options: BuildOptions) -> None:
+        """Raise UserError for options that cannot hold, before anything is built."""
 
     def build(
         self, model: OnnxModel, folder: Path, profiles: Sequence[Profile], options: BuildOptions, step: Step

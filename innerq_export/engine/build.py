@@ -43,7 +43,8 @@ def build_engine(
     `checkpoint`: gives tokenizer files, config.json and the name for the manifest.
     Use inside `folder.staging`, so that nothing half-built stays. Raises UserError and KeyboardInterrupt.
     """
-    chosen, options, report = resolve(backend), options or BuildOptions(), progress or Silent()
+    options, report = options or BuildOptions(), progress or Silent()
+    chosen = resolve(backend, options)
     _check_place(model, folder)
     made = {"onnxruntime": _build(OnnxRuntimeBackend(), model, folder, profiles, options, report)}
     if chosen.name != "onnxruntime":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from innerq_export.engine.capabilities import capability_codes
 from innerq_export.engine.estimate import Estimate
 from innerq_export.engine.logger import quiet_logger
 from innerq_export.engine.monitor import progress_monitor
@@ -13,7 +14,7 @@ from innerq_export.engine.plan_request import PlanRequest
 from innerq_export.engine.plugin_library import register
 from innerq_export.engine.shapes import add_profiles
 from innerq_export.engine.timing_cache import TimingCache
-from innerq_export.errors import ConfigError, OutOfMemoryError, RewriteError, UserError
+from innerq_export.errors import OutOfMemoryError, RewriteError, UserError
 
 
 def build_plan(trt: Any, request: PlanRequest, started: Callable[[Estimate], None]) -> None:
@@ -64,16 +65,7 @@ def _configure(trt: Any, config: Any, request: PlanRequest) -> None:
     if request.library is not None:
         config.set_preview_feature(trt.PreviewFeature.ALIASED_PLUGIN_IO_10_03, True)
     if request.compute_capabilities:
-        codes = [_capability(trt, text) for text in request.compute_capabilities]
+        codes = capability_codes(trt, request.compute_capabilities)
         config.num_compute_capabilities = len(codes)
         for index, code in enumerate(codes):
             config.set_compute_capability(code, index)
-
-
-def _capability(trt: Any, text: str) -> Any:
-    known = {name: code for name, code in trt.ComputeCapability.__members__.items() if name.startswith("SM")}
-    code = known.get(f"SM{text.replace('.', '')}")
-    if code is None:
-        cards = ", ".join(f"{name[2:-1]}.{name[-1]}" for name in known)
-        raise ConfigError("unknown compute capability", expected=f"one of {cards}", got=text, fix="choose one of these")
-    return code

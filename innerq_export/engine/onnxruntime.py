@@ -18,11 +18,15 @@ class OnnxRuntimeBackend:
 
     name = "onnxruntime"
     lowering = "native"
+    needs = "onnxruntime 1.30 or later"
     install = "pip install onnxruntime"
 
     def refusal(self) -> str | None:
         """Return why ONNX Runtime cannot be used here, or None."""
         return None if version_of("onnxruntime") else "the package onnxruntime is not installed"
+
+    def check(self, options: BuildOptions) -> None:
+        """Options of TensorRT do not concern it."""
 
     def build(
         self, model: OnnxModel, folder: Path, profiles: Sequence[Profile], options: BuildOptions, step: Step

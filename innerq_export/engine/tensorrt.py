@@ -23,7 +23,8 @@ class TensorRtBackend:
 
     name = "tensorrt"
     lowering = "plugin"
-    install = "pip install 'innerq-export[tensorrt]' (from NVIDIA's index), on a machine with an NVIDIA GPU"
+    needs = "tensorrt 10.16 to 11.x, on a machine with an NVIDIA GPU"
+    install = "pip install 'innerq-export[tensorrt]' (the wheels come from NVIDIA's index)"
 
     def refusal(self) -> str | None:
         """Return why TensorRT cannot build here, or None."""
@@ -33,6 +34,10 @@ class TensorRtBackend:
         if not (10, 16) <= release(version) < (12, 0):
             return f"tensorrt {version} is not supported: 10.16 to 11.x is"
         return None
+
+    def check(self, options: BuildOptions) -> None:
+        """Raise EnvironmentMismatchError unless the plugin library is there and of this contract."""
+        stamp_of(_required(options.plugin_library))
 
     def build(
         self, model: OnnxModel, folder: Path, profiles: Sequence[Profile], options: BuildOptions, step: Step
@@ -70,5 +75,5 @@ def _required(library: Path | None) -> Path:
         "backend 'tensorrt' needs the InnerQ plugin library",
         expected="libinnerq_trt.so",
         got=f"no file {library}" if library else "none given",
-        fix="innerq-export plugin build",
+        fix="innerq-export plugin build, then --plugin-library FILE with what it made",
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from innerq_export.artifacts import OnnxModel
 from innerq_export.engine.base import BuildOptions, Built
 from innerq_export.engine.builder_process import run_builder
+from innerq_export.engine.capabilities import capability_codes
 from innerq_export.engine.plan_request import PlanRequest
 from innerq_export.engine.profiles import Profile
 from innerq_export.engine.versions import release, version_of
@@ -22,6 +23,7 @@ class TensorRtRtxBackend:
 
     name = "tensorrt-rtx"
     lowering = "native"
+    needs = "tensorrt-rtx 1.7 or later"
     install = "pip install 'innerq-export[rtx]'"
 
     def refusal(self) -> str | None:
@@ -30,6 +32,13 @@ class TensorRtRtxBackend:
         if version is None:
             return "the package tensorrt-rtx is not installed"
         return None if release(version) >= (1, 7) else f"tensorrt-rtx {version} is older than 1.7"
+
+    def check(self, options: BuildOptions) -> None:
+        """Raise ConfigError for a card that TensorRT-RTX does not know."""
+        if options.compute_capabilities:
+            import tensorrt_rtx
+
+            capability_codes(tensorrt_rtx, options.compute_capabilities)
 
     def build(
         self, model: OnnxModel, folder: Path, profiles: Sequence[Profile], options: BuildOptions, step: Step

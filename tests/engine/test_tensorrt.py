@@ -80,8 +80,12 @@ def test_without_the_library_it_says_how_to_build_it(build, named):
 
 def test_the_native_lowering_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(tensorrt_module, "version_of", lambda package: "11.4.0")
+    options = BuildOptions(plugin_library=library(tmp_path))
+    (tmp_path / "engine").mkdir()
     with pytest.raises(ConfigError, match="needs the plugin lowering"):
-        build_engine(toy_onnx(tmp_path / "model.onnx"), tmp_path, "tensorrt", PROFILES)
+        build_engine(
+            toy_onnx(tmp_path / "engine" / "model.onnx"), tmp_path / "engine", "tensorrt", PROFILES, options=options
+        )
 
 
 def test_the_stamp_of_a_library(tmp_path):
