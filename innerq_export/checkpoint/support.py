@@ -28,15 +28,16 @@ ARCHITECTURES = (
 )
 MIN_WINDOW = 1024
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+_EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")
 Config = Mapping[str, Any]
 
 
 def check_support(config: Config) -> None:
-    """Raise CheckpointError that names the first architecture or feature of `config` this build cannot export."""
-    _check_architecture(config)
+    """Raise CheckpointError that names the first feature or the architecture of `config` this build cannot export."""
     for feature, active, fix in _REFUSED:
         if active(config):
-            raise CheckpointError(f"this model uses {feature}, which the InnerQ cache does not support", fix=fix)
+            raise CheckpointError(f"this model uses {feature}, which this build does not support", fix=fix)
+    _check_architecture(config)
 
 
 def _check_architecture(config: Config) -> None:
@@ -107,6 +108,11 @@ _REFUSED: tuple[tuple[str, Callable[[Config], bool], str], ...] = (
         "choose a model without it",
     ),
     ("a head dim that is no multiple of 32", _head_dim, "choose a model with head dim 64, 128 or 256"),
+    (
+        "a mixture of experts",
+        lambda config: any(config.get(name) for name in _EXPERT_COUNTS),
+        "choose a dense model: its weights cannot be bound to the exporter's stacked experts by reference",
+    ),
     (
         "already quantised weights (quantization_config)",
         lambda config: bool(config.get("quantization_config")),

@@ -39,6 +39,7 @@ def test_supported(architecture):
         ({"rope_parameters": {"full_attention": {"rope_type": "longrope"}}}, "rotary frequencies that change"),
         ({"rope_scaling": "linear"}, "rotary frequencies that change"),
         ({"head_dim": 80}, "head dim that is no multiple of 32"),
+        ({"architectures": ["MixtralForCausalLM"], "num_local_experts": 8}, "a mixture of experts"),
         ({"quantization_config": {"quant_method": "awq"}}, "already quantised weights"),
     ],
 )
