@@ -30,7 +30,10 @@ _PLUGIN = {"plugin_namespace": DOMAIN, "plugin_version": str(OP_VERSION)}
 
 
 class InnerQLayers(CountedRule):
-    """Rewrites every layer in the order of the graph; `past`, `present` and `geometry` are what it leaves behind."""
+    """Rewrites every layer in the order of the graph; `past`, `present` and `geometry` are what it leaves behind.
+
+    A node that a rule refused before (`refused_before`, by node name) is not in the form that this rule relies on.
+    """
 
     def __init__(
         self,
@@ -39,8 +42,10 @@ class InnerQLayers(CountedRule):
         config: CacheConfig,
         layout: str,
         lengths: tuple[ir.Value, ir.Value],
+        refused_before: Sequence[Refusal] = (),
     ) -> None:
         super().__init__()
+        self._refused_before = {refusal.node: refusal.reason for refusal in refused_before}
         self.model, self.shape, self.config, self.layout, self.lengths = model, shape, config, layout, lengths
         self._masks: dict[tuple[ir.Value, bool], str | None] = {}
         self.past: list[ir.Value] = []
@@ -57,6 +62,8 @@ class InnerQLayers(CountedRule):
     def refuse(self, *args: Any, **bindings: Any) -> str | None:
         """Return the first thing in which the node is not causal self-attention that the ops can do, or None."""
         node = bindings["output"].producer()
+        if node.name in self._refused_before:
+            return self._refused_before[node.name]
         reason = refuse_shapes(node, self.shape) or refuse_features(node) or self._refuse_mask(node)
         if reason is None and self.geometry not in (None, geometry_of(node, self.shape)):
             return f"scale or type differ from the layers before: {geometry_of(node, self.shape)}, not {self.geometry}"
@@ -69,7 +76,7 @@ class InnerQLayers(CountedRule):
             return None
         causal = bool(node.attributes.get_int("is_causal", 0))
         if (mask, causal) not in self._masks:
-            self._masks[mask, causal] = refuse_mask(self.model, mask, causal)
+            self._masks[mask, causal] = refuse_mask(self.model, mask, causal, self.shape.max_positions)
         return self._masks[mask, causal]
 
     def rewrite(self, op: Any, output: ir.Value, **bindings: ir.Value) -> ir.Value:

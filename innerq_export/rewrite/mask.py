@@ -11,16 +11,17 @@ import onnx_ir as ir
 
 from innerq_export.rewrite.evaluate import NotComputableError, evaluate
 
-_SIZES = ((2, 7), (1, 4160))
+_SMALL, _BEYOND_WINDOWS = 7, 4160
 _HIDDEN = -1.0e4
 
 
-def refuse_mask(model: ir.Model, mask: ir.Value, causal_too: bool) -> str | None:
+def refuse_mask(model: ir.Model, mask: ir.Value, causal_too: bool, max_positions: int) -> str | None:
     """Return in what `mask` differs from causality, or None.
 
     `causal_too`: the node is causal by its attribute, so the mask need not hide later tokens itself.
+    `max_positions`: tokens that the model can place.
     """
-    for batch, tokens in _SIZES:
+    for batch, tokens in ((2, min(_SMALL, max_positions)), (1, min(_BEYOND_WINDOWS, max_positions))):
         try:
             values = evaluate(model, mask, batch, tokens)
         except NotComputableError as error:

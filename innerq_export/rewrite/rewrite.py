@@ -48,7 +48,7 @@ def rewrite(
     network = Network(model)
     counts, refusals = normalise(model)
     layout = "logical" if lowering == "native" else "packed"
-    layers = InnerQLayers(model, graph.shape, cache, layout, network.add_lengths())
+    layers = InnerQLayers(model, graph.shape, cache, layout, network.add_lengths(), refusals)
     counts[layers.name] = layers.run(model)
     geometry = require_all_layers(graph.shape.layers, layers, refusals, model)
     network.add_cache(layers.past, layers.present)

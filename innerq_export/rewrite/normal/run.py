@@ -10,6 +10,7 @@ from innerq_export.rewrite.normal.flat import FlatAttention
 from innerq_export.rewrite.normal.past import OwnPast
 from innerq_export.rewrite.normal.shared_heads import SharedHeads
 from innerq_export.rewrite.report import Refusal
+from innerq_export.rewrite.sizes import fold_fixed_sizes
 
 
 def normalise(model: ir.Model) -> tuple[dict[str, int], list[Refusal]]:
@@ -20,6 +21,7 @@ def normalise(model: ir.Model) -> tuple[dict[str, int], list[Refusal]]:
     rules = (DecomposedAttention(), FlatAttention(), SharedHeads(), OwnPast())
     if _shapes_are_missing(model):
         ShapeInferencePass(check_type=False, strict_mode=False)(model)
+    fold_fixed_sizes(model.graph)
     counts = {rule.name: rule.run(model) for rule in rules}
     return counts, [refusal for rule in rules for refusal in rule.refusals]
 

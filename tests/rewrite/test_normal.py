@@ -1,0 +1,54 @@
+"""Every way of writing attention becomes the same network: logits equal those of the decoder as it was given."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from innerq_export.errors import RewriteError
+from innerq_export.rewrite import rewrite
+from innerq_export.spec import CacheConfig
+from tests.rewrite.network_run import Network, run_given
+from tests.rewrite.tiny_decoder import VOCAB, Form, tiny_decoder
+
+FORMS = [
+    Form(mask="attribute"),
+    Form(mask="added", expand=2),
+    Form(attention="flat"),
+    Form(attention="flat", mask="attribute", positions="counted"),
+    Form(attention="product", mask="added", expand=2, past="joined"),
+    Form(attention="chosen", expand=2, positions="counted"),
+    Form(past="joined"),
+    Form(past="joined", expand=2, mask="added"),
+    Form(past="given", mask="added"),
+]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_a_form_is_rewritten_to_the_same_function(form: Form) -> None:
+    graph = tiny_decoder(form)
+    model, report = rewrite(graph, CacheConfig(), logits="all")
+    ids = np.random.default_rng(1).integers(0, VOCAB, (2, 12))
+    network = Network(model, batch=2)
+    chunks = [network.step(ids[:, start:end], [end - start] * 2)["logits"] for start, end in ((0, 7), (7, 8), (8, 12))]
+    expected = run_given(graph.model, ids)
+    assert np.abs(np.concatenate(chunks, axis=1) - expected).max() < 2e-5 * np.abs(expected).max()
+    assert report.counts["InnerQLayers"] == 1
+    assert [value.name for value in model.graph.inputs[:2]] == ["input_ids", "position_ids"]
+
+
+REFUSED = {
+    Form(mask="none"): "it is not causal: no mask and is_causal is 0",
+    Form(mask="future"): "shows later tokens",
+    Form(mask="window"): r"hides token 0 from token 4096: a window or padding \(1 sequences of 4160 tokens\)",
+    Form(mask="bias"): "adds a bias to tokens that are seen",
+    Form(mask="weights", attention="product", expand=2): "adds a bias to tokens that are seen",
+    Form(expand=1): r"expanded along new axes \[1\], not behind the heads",
+    Form(positions="none"): "reads token positions from nowhere",
+}
+
+
+@pytest.mark.parametrize("form", REFUSED, ids=str)
+def test_what_would_be_wrong_is_refused_with_its_reason(form: Form) -> None:
+    with pytest.raises(RewriteError, match=REFUSED[form]):
+        rewrite(tiny_decoder(form), CacheConfig())
