@@ -21,9 +21,9 @@ struct Shape {
     int warps, stage_records;
     SharedPlan plan;
 };
-inline Shape choose_shape(int head_bytes, int record_bytes, int shared_bytes) {
+inline Shape choose_shape(int head_bytes, int record_bytes, int most_records, int shared_bytes) {
     for (int warps = kMaxWarps; warps > 0; warps /= 2)
-        for (int records = 2; records > 0; --records) {
+        for (int records = most_records; records > 0; --records) {
             const SharedPlan plan{head_bytes, records * record_bytes};
             if (plan.bytes(warps) <= shared_bytes) return {warps, records, plan};
         }
@@ -47,7 +47,9 @@ template <int kHeadDim, class KeyCodes, class ValueCodes>
 innerq_status launch(const AttendChoice &choice, const KeyCodes &keys, const ValueCodes &values) {
     const auto kernel = attend_kernel<kHeadDim, KeyCodes, ValueCodes>;
     const int record_bytes = choice.params.cache.record_bytes;
-    const Shape shape = choose_shape(Slot8<kHeadDim / 32>::kBytes, record_bytes, choice.card.shared_bytes);
+    constexpr int kTiles = kHeadDim / 32;
+    const Shape shape = choose_shape(Slot8<kTiles>::kBytes, record_bytes, kStageRecords<kTiles, KeyCodes, ValueCodes>,
+                                     choice.card.shared_bytes);
     if (shape.warps == 0)
         return fail(INNERQ_UNSUPPORTED, "attend: a record of %d bytes needs more shared memory than the %d bytes of this card",
                     record_bytes, choice.card.shared_bytes);

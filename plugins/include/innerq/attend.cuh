@@ -14,6 +14,10 @@ namespace innerq::attend {
 
 inline constexpr int kMaxWarps = 8;
 
+// Records that a warp works on at once: two where the registers hold them.
+template <int kTiles, class KeyCodes, class ValueCodes>
+inline constexpr int kStageRecords = kTiles <= 4 && KeyCodes::fixed && ValueCodes::fixed ? 2 : 1;
+
 // Launch parameters, by value. KeyCodes and ValueCodes: FixedCodes or AnyCodes.
 template <class KeyCodes, class ValueCodes>
 struct Launch {
@@ -30,85 +34,14 @@ struct Launch {
 struct SharedPlan {
     int head_bytes, stage_bytes;
     INNERQ_HD constexpr int barriers() const { return 0; }
-    INNERQ_HD constexpr int flag() const { return kMaxWarps * 16; }
-    INNERQ_HD constexpr int segments() const { return flag() + 16; }
+    INNERQ_HD constexpr int arrival() const { return kMaxWarps * kStages * 8; }
+    INNERQ_HD constexpr int segments() const { return (arrival() + static_cast<int>(sizeof(Arrival)) + 15) / 16 * 16; }
     INNERQ_HD constexpr int weights() const { return segments() + 2 * kMaxWarps * static_cast<int>(sizeof(Segment)); }
     INNERQ_HD constexpr int heads() const { return weights() + 2 * kMaxWarps * kRows * 8; }
     INNERQ_HD constexpr int ring(int warps, int warp) const {
         return heads() + warps * head_bytes + warp * kStages * stage_bytes;
     }
     INNERQ_HD constexpr int bytes(int warps) const { return ring(warps, warps); }
-};
-
-__device__ __forceinline__ Sequence read_sequence(const AttendParams &p, int batch) {
-    const int fresh = p.new_length_B == nullptr ? p.tokens : __ldg(p.new_length_B + batch);
-    return sequence_of(__ldg(p.past_length_B + batch), fresh, p.tokens, p.cache.sink, p.cache.ring,
-                       p.cache.capacity_blocks);
-}
-
-// Units of all segments of a launch; the same in every lane.
-__device__ __forceinline__ int64_t total_units(const AttendParams &p, int row_chunks, int lane) {
-    int64_t total = 0;
-    for (int b = lane; b < p.cache.batch; b += 32) total += read_sequence(p, b).units;
-    for (int step = 16; step > 0; step /= 2) total += __shfl_xor_sync(0xffffffffu, total, step);
-    return total * p.cache.kv_heads * row_chunks;
-}
-
-// Walks along the line of segments from a unit on.
-class SegmentWalk {
-   public:
-    Sequence sequence;
-    Segment segment;
-
-    __device__ __forceinline__ SegmentWalk(const AttendParams &p, int row_chunks, int64_t unit, int lane)
-        : params_(p), row_chunks_(row_chunks) {
-        const int per_sequence = p.cache.kv_heads * row_chunks;
-        int64_t before = 0;
-        for (int base = 0;; base += 32) {
-            const int b = base + lane;
-            const int64_t own = b < p.cache.batch ? int64_t{read_sequence(p, b).units} * per_sequence : 0;
-            int64_t upto = own;
-            for (int step = 1; step < 32; step *= 2) {
-                const int64_t other = __shfl_up_sync(0xffffffffu, upto, step);
-                if (lane >= step) upto += other;
-            }
-            const unsigned beyond = __ballot_sync(0xffffffffu, before + upto > unit);
-            if (beyond == 0) {
-                before += __shfl_sync(0xffffffffu, upto, 31);
-                continue;
-            }
-            const int found = __ffs(beyond) - 1;
-            const int64_t start = before + __shfl_sync(0xffffffffu, upto - own, found);
-            enter(base + found);
-            index_ = static_cast<int>((unit - start) / sequence.units);
-            place(start + int64_t{index_} * sequence.units);
-            return;
-        }
-    }
-
-    __device__ __forceinline__ void next() {
-        const int64_t start = segment.start + segment.units;
-        if (++index_ == params_.cache.kv_heads * row_chunks_) {
-            index_ = 0;
-            enter(segment.batch + 1);
-        }
-        place(start);
-    }
-
-   private:
-    __device__ __forceinline__ void enter(int batch) {
-        segment.batch = batch;
-        sequence = read_sequence(params_, batch);
-    }
-    __device__ __forceinline__ void place(int64_t start) {
-        segment.start = start;
-        segment.units = sequence.units;
-        segment.head = index_ / row_chunks_;
-        segment.row_chunk = index_ % row_chunks_;
-        segment.fresh = sequence.fresh;
-    }
-    const AttendParams &params_;
-    int row_chunks_, index_;
 };
 
 // Units [from, to) of a segment, by one warp.
@@ -119,59 +52,67 @@ __device__ __forceinline__ void attend_piece(const Launch<KeyCodes, ValueCodes> 
     const AttendParams &p = launch.params;
     const Sequence &sequence = walk.sequence;
     const Segment &segment = walk.segment;
-    const int window_units = sequence.chunks * kWindowUnits;
-    const int end = max(0, to - window_units), per_stage = launch.stage_records;
-    int block = max(0, from - window_units);
+    if (segment.fresh == 0) return;
+    const int end = sequence.blocks_before(to), per_stage = launch.stage_records;
+    int block = sequence.blocks_before(from), fetched = block;
     RecordSource source(p.cache, segment.batch, segment.head, lane);
-    int fetched = block;
     const auto fetch = [&] {
         const int count = clamp_int(end - fetched, 0, per_stage);
         ring.fill(source, fetched, count);
         fetched += count;
     };
-#pragma unroll
+#pragma unroll 1
     for (int s = 0; s < kStages; ++s) fetch();
 
-    const int group = p.query_heads / p.cache.kv_heads;
+    const RowMap rows{p.query_heads / p.cache.kv_heads, p.tokens};
+    const int first_row = segment.row_chunk * kRows;
+    // Rows that do not exist repeat the last one; their results go nowhere.
+    const int index = min(first_row + (lane >> 2), rows.group * segment.fresh - 1), token = rows.token_of(index);
+    const int query_head = segment.head * rows.group + index - token * rows.group;
+    const bool with_lambda = p.cache.learns_lambda && block < end;
+    const RawQuery<kTiles> raw(token_row(p.query, segment.batch, query_head, token),
+                               with_lambda ? lambda_row(p.cache, segment.batch, segment.head) : nullptr, p.cache.bf16,
+                               lane & 3);
     const float log2_scale = p.scale * 1.4426950408889634f;
-    const auto query_row = [&](int n) -> const char * {
-        const int index = segment.row_chunk * kRows + n, token = index / group;
-        if (token >= segment.fresh) return nullptr;
-        return reinterpret_cast<const char *>(
-            token_row(p.query, segment.batch, segment.head * group + index % group, token));
-    };
-    const char *row = query_row(lane >> 2);
-    if (from < window_units) {
-        const Window window{p.cache, p.key, p.value, sequence, segment.batch, segment.head};
+    const int last_chunk = sequence.chunks_before(to);
+    int chunk = sequence.chunks_before(from);
+    if (chunk < last_chunk) {
+        const Window window(p.cache, p.key, p.value, sequence, segment.batch, segment.head);
         int limit[2];
 #pragma unroll
         for (int e = 0; e < 2; ++e)
-            limit[e] = sequence.sinks + sequence.tail + 1 + (segment.row_chunk * kRows + 2 * (lane & 3) + e) / group;
+            limit[e] = sequence.sinks + sequence.tail + 1 + rows.token_of(first_row + 2 * (lane & 3) + e);
         const float unit = power_of_two(-kWindowExponent - unit_exponent(launch.values.bits()));
-        for (int chunk = (from + kWindowUnits - 1) / kWindowUnits;
-             chunk < sequence.chunks && chunk * kWindowUnits < to; ++chunk)
-            attend_window<kTiles>(window, chunk * kWindowTokens, row, limit, log2_scale, unit, lane, state);
+#pragma unroll 1
+        for (; chunk < last_chunk; ++chunk) {
+            WindowChunk<kTiles> tokens;
+            tokens.load(window, chunk * kWindowTokens, lane);
+            if (p.cache.bf16) tokens.convert();
+            attend_window<kTiles>(tokens, raw, chunk * kWindowTokens, limit, log2_scale, unit, lane, state);
+        }
     }
     if (block >= end) return;
 
-    Query<kTiles, KeyCodes> query;
-    query.load(launch.keys, row, p.cache.learns_lambda ? lambda_row(p.cache, segment.batch, segment.head) : nullptr,
-               p.cache.bf16, log2_scale, lane);
+    const Query<kTiles, KeyCodes> query(launch.keys, raw, log2_scale, lane);
+    const bool partly = end == sequence.blocks && sequence.last_tokens() < kGroup;  // the last block
     while (block < end) {
-        int seen;
-        const char *stage = ring.wait(seen);
+        int missing;
+        const char *stage = ring.wait(missing);
         const int count = min(per_stage, end - block);
-        const bool partly = block + count == sequence.blocks && sequence.last_tokens < kGroup;
-        if (seen == 3 && !partly) {
-            attend_records<2>(launch.keys, launch.values, query, stage, layout, kGroup, lane, state);
-        } else {
+        block += count;
+        bool done = false;
+        if constexpr (kStageRecords<kTiles, KeyCodes, ValueCodes> == 2) {
+            done = count == 2 && missing == 0 && !(partly && block == end);
+            if (done) attend_records<2>(launch.keys, launch.values, query, stage, layout, kGroup, lane, state);
+        }
+        if (!done) {
 #pragma unroll 1
             for (int r = 0; r < count; ++r)
-                if ((seen >> r) & 1)
+                if (!((missing >> r) & 1))
                     attend_records<1>(launch.keys, launch.values, query, stage + r * layout.bytes, layout,
-                                      partly && r == count - 1 ? sequence.last_tokens : kGroup, lane, state);
+                                      partly && block - count + r == end - 1 ? sequence.last_tokens() : kGroup, lane,
+                                      state);
         }
-        block += count;
         __syncwarp();
         fetch();
     }
@@ -184,7 +125,7 @@ __device__ __forceinline__ void merge_warps(const Output &output, const Partials
                                             const SharedPlan &plan, int warps) {
     const Segment *segments = reinterpret_cast<const Segment *>(shared + plan.segments());
     const float2 *weights = reinterpret_cast<const float2 *>(shared + plan.weights());
-    int *flag = reinterpret_cast<int *>(shared + plan.flag());
+    Arrival *arrival = reinterpret_cast<Arrival *>(shared + plan.arrival());
     const int part = blockIdx.x, slots = 2 * warps;
     const int64_t begin = cuts.cut(part), end = cuts.cut(part + 1);
     const auto slot_out = [&](int slot) {
@@ -220,11 +161,10 @@ __device__ __forceinline__ void merge_warps(const Output &output, const Partials
             }
         }
         if (whole) continue;
-        const int first = cuts.part_of(segment.start), last = cuts.part_of(segment.start + segment.units - 1);
-        const int64_t counter = (static_cast<int64_t>(segment.batch) * kv_heads + segment.head) * row_chunks +
-                                segment.row_chunk;
-        if (arrive(arrivals + counter, last - first + 1, flag))
-            merge_parts<kTiles>(output, segment, partials, first, last);
+        const int64_t counter =
+            (static_cast<int64_t>(segment.batch) * kv_heads + segment.head) * row_chunks + segment.row_chunk;
+        if (arrive(arrivals + counter, segment, cuts, arrival))
+            merge_parts<kTiles>(output, segment, partials, arrival->first, arrival->last);
     }
 }
 
@@ -234,7 +174,8 @@ __global__ void __launch_bounds__(32 * kMaxWarps, 1)
     constexpr int kTiles = kHeadDim / 32;
     extern __shared__ __align__(128) char shared[];
     const AttendParams &p = launch.params;
-    const int warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int warps = blockDim.x / 32, lane = threadIdx.x % 32;
+    const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0);  // in a uniform register
     const RecordLayout layout = record_layout(kHeadDim, launch.keys.bits(), launch.keys.zero() != kNoZero,
                                               launch.values.bits(), launch.values.zero() != kNoZero);
     const SharedPlan plan{Slot8<kTiles>::kBytes, launch.stage_records * layout.bytes};
@@ -246,16 +187,18 @@ __global__ void __launch_bounds__(32 * kMaxWarps, 1)
     release_next_grid();
     wait_for_previous_grid();
 
-    const int64_t total = total_units(p, launch.row_chunks, lane);
-    const Cuts parts{total, useful_parts(total, gridDim.x)};
-    const Cuts shares{total, parts.parts * warps};
+    const Census census(p, lane);
+    const int64_t total = census.units * p.cache.kv_heads * launch.row_chunks;
+    const Cuts parts(total, useful_parts(total, gridDim.x));
     if (static_cast<int>(blockIdx.x) >= parts.parts) return;
-    const Output output{p.out, p.query_heads / p.cache.kv_heads, p.tokens, p.cache.bf16,
+    const Output output{p.out, {p.query_heads / p.cache.kv_heads, p.tokens}, p.cache.bf16,
                         power_of_two(unit_exponent(launch.values.bits()))};
-    int64_t unit = shares.cut(blockIdx.x * warps + warp);
-    const int64_t end = shares.cut(blockIdx.x * warps + warp + 1);
+    const int64_t begin = parts.cut(blockIdx.x), share = parts.cut(blockIdx.x + 1) - begin;
+    const int log2_warps = __ffs(warps) - 1;  // a power of two
+    int64_t unit = begin + (share * warp >> log2_warps);
+    const int64_t end = begin + (share * (warp + 1) >> log2_warps);
     if (unit < end) {
-        SegmentWalk walk(p, launch.row_chunks, unit, lane);
+        SegmentWalk walk(p, census, launch.row_chunks, unit, lane);
         while (true) {
             const Segment &segment = walk.segment;
             const int from = static_cast<int>(unit - segment.start);

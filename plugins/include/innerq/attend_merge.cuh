@@ -5,35 +5,28 @@
 // has at most two that are not whole. The CTA that arrives last at a segment's counter adds up and writes the output.
 #pragma once
 
-#include "attend_plan.cuh"
 #include "attend_softmax.cuh"
-#include "innerq/cache.cuh"
+#include "attend_walk.cuh"
 
 namespace innerq::attend {
 
-// A segment's place in the line of work, and what it is. units == 0: none.
-struct Segment {
-    int64_t start;
-    int units, batch, head, row_chunk, fresh;
-};
-
-// What merging needs to know of the launch.
+// Where results go.
 struct Output {
     const TokenParams &out;
-    int query_heads_per_kv, tokens;
+    RowMap rows;
     bool bf16;
     float unit;  // of out
 
-    // Where query row n of a segment goes, or nullptr if there is no such row.
+    // Where query row n of a segment goes, or nullptr if there is no such row; `seen`: its token is one of the new ones.
     __device__ __forceinline__ uint16_t *row(const Segment &s, int n, bool &seen) const {
-        const int index = s.row_chunk * kRows + n, token = index / query_heads_per_kv;
+        const int index = s.row_chunk * kRows + n, token = rows.token_of(index);
         seen = token < s.fresh;
-        if (token >= tokens) return nullptr;
-        return token_row(out, s.batch, s.head * query_heads_per_kv + index % query_heads_per_kv, token);
+        if (token >= rows.tokens) return nullptr;
+        return token_row(out, s.batch, s.head * rows.group + index - token * rows.group, token);
     }
 
     __device__ __forceinline__ void store4(uint16_t *row, int channel, float4 x, float sum, bool seen) const {
-        const float scale = seen && sum != 0.f ? unit / sum : 0.f;
+        const float scale = sum != 0.f ? __fdividef(unit, sum) : 0.f;
         uint2 packed = {pack_activation2(x.x * scale, x.y * scale, bf16),
                         pack_activation2(x.z * scale, x.w * scale, bf16)};
         if (!seen) packed = {0u, 0u};
@@ -130,18 +123,25 @@ __device__ __forceinline__ void merge_parts(const Output &output, const Segment 
     }
 }
 
-// Counts this CTA in at a segment that `expected` CTAs share; true in the last one, with all partials visible.
-__device__ __forceinline__ bool arrive(unsigned *counter, int expected, int *shared_flag) {
+// Who shares a segment, as the last CTA to arrive learns it; in shared memory.
+struct Arrival {
+    int is_last, first, last;
+};
+
+// Counts this CTA in at a segment; its partial is written. True in the last one, where all partials are visible then.
+__device__ __forceinline__ bool arrive(unsigned *counter, const Segment &segment, const Cuts &cuts, Arrival *shared) {
     __syncthreads();
     if (threadIdx.x == 0) {
         __threadfence();
-        const bool is_last = atomicAdd(counter, 1u) == static_cast<unsigned>(expected - 1);
-        if (is_last) *counter = 0;  // clean for the next launch
+        shared->first = cuts.part_of(segment.start);
+        shared->last = cuts.part_of(segment.start + segment.units - 1);
+        const unsigned others = shared->last - shared->first;
+        shared->is_last = atomicAdd(counter, 1u) == others;
+        if (shared->is_last) *counter = 0;  // clean for the next launch
         __threadfence();
-        *shared_flag = is_last;
     }
     __syncthreads();
-    return *shared_flag;
+    return shared->is_last;
 }
 
 }  // namespace innerq::attend

@@ -9,7 +9,10 @@
 
 namespace innerq::attend {
 
-inline constexpr int kStages = 2;
+#ifndef INNERQ_STAGES
+#define INNERQ_STAGES 2
+#endif
+inline constexpr int kStages = INNERQ_STAGES;
 
 // Records of one sequence and KV head: runs of neighbours, the whole cache or a page. Whole warps call this.
 class RecordSource {
@@ -21,11 +24,17 @@ class RecordSource {
         run_ = record_of(cache, batch, head, 0);
     }
 
-    // Records `block` and behind, or nullptr if the page is missing; `count` becomes how many of them are neighbours.
-    __device__ __forceinline__ const uint8_t *records(int block, int &count) {
-        if (block >= run_end_ || block < run_begin_) enter_page(block);
-        count = min(count, run_end_ - block);
-        return run_ == nullptr ? nullptr : run_ + static_cast<int64_t>(block - run_begin_) * cache_.record_bytes;
+    // Whether `count` records from `block` on are there, side by side, in the run entered last.
+    __device__ __forceinline__ bool has_run(int block, int count) const {
+        return block >= run_begin_ && block + count <= run_end_;
+    }
+    __device__ __forceinline__ const uint8_t *in_run(int block) const {
+        return run_ + static_cast<int64_t>(block - run_begin_) * cache_.record_bytes;
+    }
+    // The record of a block, or nullptr if the page is missing.
+    __device__ __forceinline__ const uint8_t *record(int block) {
+        if (!has_run(block, 1)) enter_page(block);
+        return has_run(block, 1) ? in_run(block) : nullptr;
     }
 
    private:
@@ -38,10 +47,10 @@ class RecordSource {
             page_ = entry + lane_ < cache_.table_stride ? __ldg(cache_.block_table + row + entry + lane_) : -1;
         }
         const int page = __shfl_sync(0xffffffffu, page_, entry - first_entry_);
+        run_end_ = run_begin_ = 0;
+        if (page < 0 || page >= cache_.pages) return;
         run_begin_ = entry * cache_.page_blocks;
         run_end_ = run_begin_ + cache_.page_blocks;
-        run_ = nullptr;
-        if (page < 0 || page >= cache_.pages) return;
         const int64_t row = (static_cast<int64_t>(page) * cache_.kv_heads + head_) * cache_.page_blocks;
         run_ = cache_.blocks + row * cache_.record_bytes;
     }
@@ -82,31 +91,19 @@ class Ring {
             return;
         }
         const int stage = filled_++ % kStages;
-        char *to = memory_ + stage * stage_bytes_;
-        int first_count = count, second_count = 1;
-        const uint8_t *first = source.records(block, first_count);
-        const uint8_t *second = nullptr;  // where the next record is no neighbour
-        if (first_count < count) second = source.records(block + 1, second_count);
-        const int seen = first_count < count ? (first != nullptr) + 2 * (second != nullptr)
-                                             : first != nullptr ? count == 2 ? 3 : 1 : 0;
-        seen_ = stage ? (seen_ & 3) | (seen << 2) : (seen_ & ~3) | seen;
-        const int first_bytes = first == nullptr ? 0 : first_count * record_bytes_;
-        const int second_bytes = second == nullptr ? 0 : record_bytes_;
-#if INNERQ_BULK_COPY
-        if (lane_ != 0) return;
-        const uint32_t barrier = barriers_ + 8 * stage, at = shared_address(to);
-        barrier_expect(barrier, first_bytes + second_bytes);
-        if (first_bytes) bulk_copy(at, first, first_bytes, barrier, policy_);
-        if (second_bytes) bulk_copy(at + record_bytes_, second, second_bytes, barrier, policy_);
-#else
-        for (int o = 16 * lane_; o < first_bytes; o += 512) copy16(to + o, first + o);
-        for (int o = 16 * lane_; o < second_bytes; o += 512) copy16(to + record_bytes_ + o, second + o);
-        copy_commit();
-#endif
+        if (source.has_run(block, count)) {
+            const uint8_t *from = source.in_run(block);
+            const int bytes = count * record_bytes_;
+            begin(stage, bytes);
+            copy(stage, 0, from, bytes);
+            finish();
+        } else {
+            fill_scattered(source, stage, block, count);
+        }
     }
 
-    // Waits for the oldest stage in use; bit r of `seen`: record r is there.
-    __device__ __forceinline__ const char *wait(int &seen) {
+    // Waits for the oldest stage in use; bit r of `missing`: record r is not there.
+    __device__ __forceinline__ const char *wait(int &missing) {
         const int stage = used_ % kStages;
 #if INNERQ_BULK_COPY
         barrier_wait(barriers_ + 8 * stage, (used_ / kStages) & 1);
@@ -115,17 +112,51 @@ class Ring {
         __syncwarp();
 #endif
         ++used_;
-        seen = (seen_ >> (2 * stage)) & 3;
+        missing = 0;
+        if (missing_ != 0) {
+            missing = (missing_ >> (2 * stage)) & 3;
+            missing_ &= ~(3 << (2 * stage));
+        }
         return memory_ + stage * stage_bytes_;
     }
 
    private:
+    // Records of several pages, or missing ones.
+    __device__ __forceinline__ void fill_scattered(RecordSource &source, int stage, int block, int count) {
+        const uint8_t *first = source.record(block);
+        const uint8_t *second = count > 1 ? source.record(block + 1) : nullptr;
+        missing_ |= ((first == nullptr) | (count > 1 && second == nullptr) << 1) << (2 * stage);
+        begin(stage, ((first != nullptr) + (second != nullptr)) * record_bytes_);
+        if (first != nullptr) copy(stage, 0, first, record_bytes_);
+        if (second != nullptr) copy(stage, record_bytes_, second, record_bytes_);
+        finish();
+    }
+
+    __device__ __forceinline__ void begin(int stage, int bytes) {
+#if INNERQ_BULK_COPY
+        if (lane_ == 0) barrier_expect(barriers_ + 8 * stage, bytes);
+#endif
+    }
+    __device__ __forceinline__ void copy(int stage, int at, const uint8_t *from, int bytes) {
+        char *to = memory_ + stage * stage_bytes_ + at;
+#if INNERQ_BULK_COPY
+        if (lane_ == 0) bulk_copy(shared_address(to), from, bytes, barriers_ + 8 * stage, policy_);
+#else
+        for (int o = 16 * lane_; o < bytes; o += 512) copy16(to + o, from + o);
+#endif
+    }
+    __device__ __forceinline__ void finish() {
+#if !INNERQ_BULK_COPY
+        copy_commit();
+#endif
+    }
+
     char *memory_;
     uint32_t barriers_;
     int stage_bytes_, record_bytes_;
     int lane_;
     uint32_t filled_ = 0, used_ = 0;
-    int seen_ = 0;
+    int missing_ = 0;
 #if INNERQ_BULK_COPY
     uint64_t policy_;
 #endif

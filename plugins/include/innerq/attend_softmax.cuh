@@ -64,8 +64,8 @@ __device__ __forceinline__ void weights_of(const float (&scores)[kMatrices][2], 
 #pragma unroll
     for (int j = 1; j < kMatrices; ++j) highest = __hmax2(highest, as_half2(weights[j]));
     const half2 guard = as_half2(kGuard);
-    if (__any_sync(0xffffffffu, __hgt(__low2half(highest), __low2half(guard)) ||
-                                    __hgt(__high2half(highest), __high2half(guard)))) {
+    const bool beyond = __hgt(__low2half(highest), __low2half(guard)) || __hgt(__high2half(highest), __high2half(guard));
+    if (__builtin_expect(__any_sync(0xffffffffu, beyond), 0)) {
         float top[2] = {kNoMaximum, kNoMaximum};
 #pragma unroll
         for (int j = 0; j < kMatrices; ++j)

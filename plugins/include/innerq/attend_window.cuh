@@ -11,80 +11,100 @@
 
 namespace innerq::attend {
 
-// One sequence and KV head of a launch: where its window tokens are.
+// Where the window tokens of one sequence and KV head are.
 struct Window {
-    const CacheParams &cache;
-    const TokenParams &key, &value;
-    const Sequence &sequence;
-    int batch, head;
+    const uint16_t *held[2], *fresh[2];  // keys, values: slot 0 of the window; new token 0
+    int64_t fresh_stride[2];             // between new tokens, in numbers
+    int sinks, older, last, sink, ring, turn, head_dim;
 
-    // The D numbers of window token `index` (counted as in Sequence), or nullptr behind the last.
+    __device__ __forceinline__ Window(const CacheParams &cache, const TokenParams &key, const TokenParams &value,
+                                      const Sequence &sequence, int batch, int head)
+        : held{window_row(cache, batch, kKeys, head, 0), window_row(cache, batch, kValues, head, 0)},
+          fresh{token_row(key, batch, head, 0), token_row(value, batch, head, 0)},
+          fresh_stride{key.stride_token, value.stride_token}, sinks(sequence.sinks),
+          older(sequence.sinks + sequence.tail), last(older + sequence.fresh - 1), sink(cache.sink), ring(cache.ring),
+          turn((sequence.behind_sinks - sequence.tail) % cache.ring - sequence.sinks), head_dim(cache.head_dim) {}
+
+    // The D numbers of a window token that is no new one, counted as in Sequence.
+    __device__ __forceinline__ const uint16_t *held_row(Part part, int token) const {
+        const int turned = token + turn;
+        const int slot = token < sinks ? token : sink + (turned < ring ? turned : turned - ring);
+        return held[part] + slot * head_dim;
+    }
+    // Of any. Behind the last one, the last one's: whatever is finite serves where the weight is 0.
     __device__ __forceinline__ const uint16_t *row(Part part, int index) const {
-        const int older = sequence.sinks + sequence.tail;
-        if (index < older) {
-            int slot = index;
-            if (index >= sequence.sinks) {
-                slot = sequence.tail_slot + index - sequence.sinks;
-                slot = cache.sink + (slot < cache.ring ? slot : slot - cache.ring);
-            }
-            return window_row(cache, batch, part, head, slot);
+        const int token = min(index, last);
+        return token < older ? held_row(part, token) : fresh[part] + (token - older) * fresh_stride[part];
+    }
+};
+
+// Keys and values of 16 window tokens, as loaded.
+template <int kTiles>
+struct WindowChunk {
+    uint4 keys[2][kTiles];       // [h][t]: channels 32 t + 8 q .. of token 8 h + g
+    uint2 values[2][2][kTiles];  // [cls][half][t]: channels 32 t + 4 g .. of token 8 cls + 2 q + half
+
+    __device__ __forceinline__ void load(const Window &window, int first, int lane) {
+        if (first + kWindowTokens <= window.older)
+            load_rows([&](Part part, int i) { return window.held_row(part, first + i); }, lane);
+        else
+            load_rows([&](Part part, int i) { return window.row(part, first + i); }, lane);
+    }
+
+    template <class Row>
+    __device__ __forceinline__ void load_rows(const Row &row, int lane) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+            const uint16_t *from = row(kKeys, 8 * h + (lane >> 2)) + 8 * (lane & 3);
+#pragma unroll
+            for (int t = 0; t < kTiles; ++t) keys[h][t] = __ldg(reinterpret_cast<const uint4 *>(from + 32 * t));
         }
-        if (index >= older + sequence.fresh) return nullptr;
-        return token_row(part == kKeys ? key : value, batch, head, index - older);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const uint16_t *from = row(kValues, 8 * (i / 2) + 2 * (lane & 3) + i % 2) + 4 * (lane >> 2);
+#pragma unroll
+            for (int t = 0; t < kTiles; ++t)
+                values[i / 2][i % 2][t] = __ldg(reinterpret_cast<const uint2 *>(from + 32 * t));
+        }
+    }
+
+    __device__ __forceinline__ void convert() {
+#pragma unroll
+        for (int t = 0; t < kTiles; ++t) {
+            keys[0][t] = to_half8(keys[0][t], true), keys[1][t] = to_half8(keys[1][t], true);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                uint2 &x = values[i / 2][i % 2][t];
+                x = {to_half2(x.x, true), to_half2(x.y, true)};
+            }
+        }
     }
 };
 
 inline constexpr int kWindowExponent = 6;  // weights of the window are raised by 2^6, which keeps small ones exact
 
 template <int kTiles>
-__device__ __forceinline__ void window_scores(const Window &window, int first, const char *query_row, int lane,
+__device__ __forceinline__ void window_scores(const WindowChunk<kTiles> &chunk, const RawQuery<kTiles> &raw,
                                               float (&scores)[2][2]) {
-    const int group = lane >> 2, quad = lane & 3;
-    const bool bf16 = window.cache.bf16;
-    const char *rows[2];
-    uint4 keys[2][kTiles];
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-        rows[h] = reinterpret_cast<const char *>(window.row(kKeys, first + 8 * h + group));
-#pragma unroll
-        for (int t = 0; t < kTiles; ++t) keys[h][t] = load_query8(rows[h], 32 * t + 8 * quad, bf16);
-    }
     float acc[4] = {0.f, 0.f, 0.f, 0.f};
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
-        const uint4 q = load_query8(query_row, 32 * t + 8 * quad, bf16);
-        mma(acc, keys[0][t].x, keys[1][t].x, keys[0][t].y, keys[1][t].y, q.x, q.y, acc);
-        mma(acc, keys[0][t].z, keys[1][t].z, keys[0][t].w, keys[1][t].w, q.z, q.w, acc);
+        const uint4 a = chunk.keys[0][t], b = chunk.keys[1][t], q = raw.query[t];
+        mma(acc, a.x, b.x, a.y, b.y, q.x, q.y, acc);
+        mma(acc, a.z, b.z, a.w, b.w, q.z, q.w, acc);
     }
 #pragma unroll
     for (int i = 0; i < 4; ++i) scores[i / 2][i % 2] = acc[i];
 }
 
-// values[cls][half][t]: channels 32 t + 4 g .. + 3 of token first + 8 cls + 2 q + half.
+// first: window token that the chunk begins with; limit[e]: window tokens that query row 2q + e sees; log2_scale: of the
+// softmax; unit: of the values' sums in units of state.out.
 template <int kTiles>
-__device__ __forceinline__ void load_window_values(const Window &window, int first, int lane,
-                                                   uint2 (&values)[2][2][kTiles]) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        const uint16_t *row = window.row(kValues, first + 8 * (i / 2) + 2 * (lane & 3) + i % 2);
-#pragma unroll
-        for (int t = 0; t < kTiles; ++t) {
-            uint2 x = {0u, 0u};
-            if (row != nullptr) x = __ldg(reinterpret_cast<const uint2 *>(row + 32 * t + 4 * (lane >> 2)));
-            values[i / 2][i % 2][t] = {to_half2(x.x, window.cache.bf16), to_half2(x.y, window.cache.bf16)};
-        }
-    }
-}
-
-// limit[e]: window tokens that query row 2q + e sees; log2_scale: of the softmax.
-template <int kTiles>
-__device__ __forceinline__ void attend_window(const Window &window, int first, const char *query_row,
+__device__ __forceinline__ void attend_window(const WindowChunk<kTiles> &chunk, const RawQuery<kTiles> &raw, int first,
                                               const int (&limit)[2], float log2_scale, float unit, int lane,
                                               Softmax<kTiles> &state) {
     float scores[2][2];
-    uint2 values[2][2][kTiles];
-    load_window_values<kTiles>(window, first, lane, values);
-    window_scores<kTiles>(window, first, query_row, lane, scores);
+    window_scores<kTiles>(chunk, raw, scores);
 #pragma unroll
     for (int h = 0; h < 2; ++h)
 #pragma unroll
@@ -105,12 +125,12 @@ __device__ __forceinline__ void attend_window(const Window &window, int first, c
     for (int t = 0; t < kTiles; ++t)
 #pragma unroll
         for (int m = 0; m < 2; ++m) {  // subs 2m, 2m + 1: words m of the four tokens
-            uint32_t word[2][2];
+            uint32_t word[4];
 #pragma unroll
-            for (int i = 0; i < 4; ++i) word[i / 2][i % 2] = m ? values[i / 2][i % 2][t].y : values[i / 2][i % 2][t].x;
-            mma(acc, __byte_perm(word[0][0], word[0][1], 0x5410), __byte_perm(word[0][0], word[0][1], 0x7632),
-                __byte_perm(word[1][0], word[1][1], 0x5410), __byte_perm(word[1][0], word[1][1], 0x7632), weights[0],
-                weights[1], none);
+            for (int i = 0; i < 4; ++i) word[i] = m ? chunk.values[i / 2][i % 2][t].y : chunk.values[i / 2][i % 2][t].x;
+            mma(acc, __byte_perm(word[0], word[1], 0x5410), __byte_perm(word[0], word[1], 0x7632),
+                __byte_perm(word[2], word[3], 0x5410), __byte_perm(word[2], word[3], 0x7632), weights[0], weights[1],
+                none);
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
                 float &out = state.out[t][2 * m + i / 2][i % 2];

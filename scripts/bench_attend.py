@@ -1,0 +1,395 @@
+"""Developers' check and clock of innerq_attend, in one process: `bench_attend.py LIBRARY [check] [time] [--quick]`.
+
+check: random records (any bits are codes), lengths around every boundary, all modes, against fp64 from the index tables
+of spec/layout.py. time: the shapes of the kernels' target table, "ev" (medians of event pairs, queue kept full, inputs and
+outputs rotated over at least 400 MB) and "graph" (replayed launches, rotated). Needs torch with CUDA.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from innerq_export.integrations import structs as c  # noqa: E402
+from innerq_export.spec.config import CacheConfig  # noqa: E402
+from innerq_export.spec.layout import code_bits, key_scale_places, record_parts, value_scale_places  # noqa: E402
+
+MODES = ("symmetric", "symmetric_full", "asymmetric", "hybrid")
+DEVICE = "cuda"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call: sequences of `past` tokens held before `tokens` new ones."""
+
+    past: tuple[int, ...]
+    head_dim: int = 128
+    kv_heads: int = 8
+    group: int = 4
+    tokens: int = 1
+    key: tuple[int, int] = (3, 1)  # bits, mode
+    value: tuple[int, int] = (3, 1)
+    bf16: bool = False
+    page_blocks: int = 0
+    capacity: int = 0
+    sink: int = 32
+    recent: int = 96
+    fresh: tuple[int, ...] = ()
+
+    @property
+    def config(self) -> CacheConfig:
+        """The cache's configuration."""
+        return CacheConfig(
+            key_bits=self.key[0], key_mode=MODES[self.key[1]], value_bits=self.value[0],
+            value_mode=MODES[self.value[1]], sink=self.sink, recent=self.recent,
+        )  # fmt: skip
+
+    @property
+    def blocks(self) -> int:
+        """Room of a sequence in blocks."""
+        held = max(self.past) + self.tokens
+        return max(self.capacity, (held - self.sink - self.recent) // 32, 1)
+
+
+class Call:
+    """A case with random contents on the card, ready to be launched."""
+
+    def __init__(self, case: Case, seed: int = 0):
+        generator = torch.Generator(DEVICE).manual_seed(seed)
+        self.case, batch, d = case, len(case.past), case.head_dim
+        dtype = torch.bfloat16 if case.bf16 else torch.float16
+        heads, s, ring = case.kv_heads, case.tokens, case.recent + 32
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator, device=DEVICE, dtype=torch.float32).to(dtype)
+
+        self.parts = record_parts(case.config, d)
+        words = sum(part.size for part in self.parts.values()) // 4
+        pages, per_page = batch, case.blocks
+        self.table = None
+        if case.page_blocks:
+            entries, per_page = -(-case.blocks // case.page_blocks), case.page_blocks
+            pages = batch * entries + 3
+            order = torch.randperm(pages, generator=generator, device=DEVICE)[: batch * entries]
+            self.table = order.to(torch.int32).reshape(batch, entries).contiguous()
+        shape = (pages, heads, per_page, words)
+        self.records = torch.randint(-(2**31), 2**31, shape, generator=generator, device=DEVICE, dtype=torch.int32)
+        for name, part in self.parts.items():
+            if name.endswith("codes"):
+                continue
+            numbers = torch.rand((*shape[:3], part.size // 2), generator=generator, device=DEVICE, dtype=torch.float16)
+            numbers = (numbers * 0.2 + 0.05) * 2.0 ** (3 - (case.key if name[0] == "k" else case.value)[0])
+            mode = case.key[1] if name.startswith("key") else case.value[1]
+            if mode in (1, 3) or name.endswith("zeros"):
+                numbers *= torch.randint(0, 2, numbers.shape, generator=generator, device=DEVICE).half() * 2 - 1
+            self.records.view(torch.float16)[..., part.offset // 2 : (part.offset + part.size) // 2] = numbers
+        self.window = normal(batch, 2, heads, case.sink + ring, d)
+        self.lam = torch.rand((batch, heads, d), generator=generator, device=DEVICE).half() + 0.5
+        self.query, self.key = normal(batch, heads * case.group, s, d), normal(batch, heads, s, d)
+        self.new_value, self.out = normal(batch, heads, s, d), torch.full_like(self.query, float("nan"))
+        self.past = torch.tensor(case.past, dtype=torch.int32, device=DEVICE)
+        self.fresh = torch.tensor(case.fresh or [s] * batch, dtype=torch.int32, device=DEVICE)
+        self.structs(pages)
+
+    def structs(self, pages: int) -> None:
+        """Fill the C structs once."""
+        case, strides = self.case, (0, 0, 0)
+        self.config = c.Config(
+            spec_version=1, head_dim=case.head_dim, key_bits=case.key[0], key_mode=case.key[1],
+            value_bits=case.value[0], value_mode=case.value[1], group_size=32, sink=case.sink,
+            recent=case.recent, key_norm=0, activation=int(case.bf16),
+        )  # fmt: skip
+        self.cache = c.Cache(
+            batch=len(case.past), kv_heads=case.kv_heads, capacity_blocks=case.blocks,
+            window_B2HkvWD=self.window.data_ptr(), blocks=self.records.data_ptr(), key_norm_BHkvD=self.lam.data_ptr(),
+            block_table=self.table.data_ptr() if self.table is not None else None, page_blocks=case.page_blocks,
+            pages=pages if case.page_blocks else 0,
+        )  # fmt: skip
+        self.args = c.AttendArgs(
+            query_heads=case.kv_heads * case.group, tokens=case.tokens,
+            query_BHqSD=c.Tokens(self.query.data_ptr(), *strides), key_BHkvSD=c.Tokens(self.key.data_ptr(), *strides),
+            value_BHkvSD=c.Tokens(self.new_value.data_ptr(), *strides),
+            out_BHqSD=c.Tokens(self.out.data_ptr(), *strides), past_length_B=self.past.data_ptr(),
+            new_length_B=self.fresh.data_ptr(), scale=0.0, workspace_is_clean=1,
+        )  # fmt: skip
+
+    def launch(self, lib: Attend, stream: int | None = None) -> None:
+        """Launch into the current stream."""
+        lib(self, torch.cuda.current_stream().cuda_stream if stream is None else stream)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that must move: records of the blocks seen, window, new tokens, queries, outputs."""
+        case, total = self.case, 0
+        record, row = 4 * self.records.shape[-1], 2 * case.head_dim
+        for past in case.past:
+            blocks = max(0, (past + case.tokens - case.sink - case.recent) // 32)
+            total += case.kv_heads * (blocks * record + 2 * row * (past + case.tokens - 32 * blocks))
+        return total + 4 * self.out.numel()
+
+
+class Attend:
+    """innerq_attend of a library, with a workspace that was poisoned but for its counters."""
+
+    def __init__(self, path: str):
+        self.lib = ctypes.CDLL(path)
+        self.lib.innerq_last_message.restype = ctypes.c_char_p
+        for name in ("innerq_attend", "innerq_attend_workspace_bytes"):
+            getattr(self.lib, name).argtypes = c.FUNCTIONS[name]
+        self.workspace = torch.zeros(64 << 20, dtype=torch.uint8, device=DEVICE)
+
+    def counters(self, call: Call) -> Tensor:
+        """The bytes of the workspace that must be zero before and after a launch."""
+        return self.workspace[: 4 * len(call.case.past) * call.case.kv_heads * -(-call.case.group * call.case.tokens // 8)]
+
+    def prepare(self, call: Call) -> None:
+        """Poison what a launch must not lean on."""
+        self.workspace[:] = 255
+        self.counters(call)[:] = 0
+        call.out.fill_(float("nan"))
+
+    def __call__(self, call: Call, stream: int) -> None:
+        """Launch."""
+        status = self.lib.innerq_attend(
+            call.config, call.cache, call.args, self.workspace.data_ptr(), self.workspace.numel(), stream
+        )
+        assert status == 0, self.lib.innerq_last_message()
+
+
+def attend64(call: Call, only: list[tuple[int, int]] | None = None) -> dict[tuple[int, int], Tensor]:
+    """Return out [group, S, D] in fp64 of the (sequence, KV head) pairs asked for."""
+    case, result = call.case, {}
+    for b, h in only or product(range(len(case.past)), range(case.kv_heads)):
+        fresh, past, d = int(call.fresh[b]), case.past[b], case.head_dim
+        query = call.query[b, h * case.group : (h + 1) * case.group, :fresh].double()
+        held, ring = past + fresh, case.recent + 32
+        blocks = min(max(0, (held - case.sink - case.recent) // 32), case.blocks) if fresh else 0
+        key, value = dequantise64(call, b, h, blocks)
+        token = torch.arange(past, device=DEVICE)
+        quantised = (token >= case.sink) & (token < case.sink + 32 * blocks)
+        slot = torch.where(token < case.sink, token, case.sink + (token - case.sink) % ring)
+        keys, values = call.window[b, 0, h, slot].double(), call.window[b, 1, h, slot].double()
+        seen = int(quantised.sum())
+        keys[quantised], values[quantised] = key[:seen], value[:seen]
+        keys = torch.cat([keys, call.key[b, h, :fresh].double()])
+        values = torch.cat([values, call.new_value[b, h, :fresh].double()])
+        score = query @ keys.T / d**0.5
+        limit = past + torch.arange(fresh, device=DEVICE)
+        score.masked_fill_(torch.arange(held, device=DEVICE)[None, None] > limit[None, :, None], float("-inf"))
+        out = torch.zeros((case.group, case.tokens, d), dtype=torch.float64, device=DEVICE)
+        out[:, :fresh] = score.softmax(-1) @ values
+        result[b, h] = out
+    return result
+
+
+def dequantise64(call: Call, b: int, h: int, blocks: int) -> tuple[Tensor, Tensor]:
+    """Return keys (times lambda) and values [32 blocks, D] in fp64."""
+    case, d = call.case, call.case.head_dim
+    index = torch.arange(blocks, device=DEVICE)
+    if call.table is None:
+        records = call.records[b, h, :blocks]
+    else:
+        records = call.records[call.table[b].long()[index // case.page_blocks], h, index % case.page_blocks]
+    numbers = {}
+    for kind, bits in (("key", case.key[0]), ("value", case.value[0])):
+        part = call.parts[f"{kind}_codes"]
+        words = records[:, part.offset // 4 : (part.offset + part.size) // 4]
+        code = torch.zeros((blocks, 32, d), dtype=torch.int32, device=DEVICE)
+        for i, places in enumerate(torch.as_tensor(code_bits(kind, bits, d), device=DEVICE)):
+            code |= ((words[:, places >> 5] >> (places & 31).int()) & 1) << i
+        numbers[kind] = code.double()
+        for what in ("scales", "zeros"):
+            if (place := call.parts.get(f"{kind}_{what}")) is not None:
+                tables = torch.as_tensor((key_scale_places if kind == "key" else value_scale_places)(d), device=DEVICE)
+                halves = records.view(torch.float16)[:, place.offset // 2 : (place.offset + place.size) // 2]
+                spread = halves[:, tables].double()
+                numbers[kind + what] = spread.repeat_interleave(32, -1) if kind == "key" else spread[:, None]
+    key = values64(numbers["key"], numbers["keyscales"], numbers.get("keyzeros"), *case.key)
+    value = values64(numbers["value"], numbers["valuescales"], numbers.get("valuezeros"), *case.value)
+    return (key * call.lam[b, h].double()).reshape(-1, d), value.reshape(-1, d)
+
+
+def values64(code: Tensor, scale: Tensor, zero: Tensor | None, bits: int, mode: int) -> Tensor:
+    """SPEC section 4 backwards, for stored (offset) codes."""
+    symmetric = (code - 2 ** (bits - 1)) * scale
+    if zero is None:
+        return symmetric
+    return code * scale + zero if mode == 2 else torch.where(scale < 0, code * -scale + zero, symmetric)
+
+
+def error_of(lib: Attend, case: Case, only: list[tuple[int, int]] | None = None, seed: int = 0) -> float:
+    """Launch once and return the largest relative L2 error of a (sequence, KV head)."""
+    call = Call(case, seed)
+    lib.prepare(call)
+    call.launch(lib)
+    torch.cuda.synchronize()
+    assert not lib.counters(call).any(), "counters not left clean"
+    worst = 0.0
+    for (b, h), want in attend64(call, only).items():
+        got = call.out[b, h * case.group : (h + 1) * case.group].double()
+        norm = float(want.norm())
+        error = float((got - want).norm()) / norm if norm else float(got.abs().max())
+        worst = max(worst, error if error == error else float("inf"))
+    return worst
+
+
+LENGTHS = (0, 1, 31, 32, 33, 96, 127, 128, 129, 159, 160, 161, 191, 192, 500, 1023, 2047, 4100)
+
+
+def cases() -> dict[str, Case]:
+    """Everything `check` looks at."""
+    base, found = Case(LENGTHS, kv_heads=2), {}
+    presets = {"balanced": ((3, 1), (3, 1)), "compact": ((3, 1), (2, 1)), "quality": ((4, 1), (4, 1)),
+               "base": ((3, 0), (3, 0)), "small": ((3, 0), (2, 0)), "hybrid": ((3, 0), (2, 3))}  # fmt: skip
+    for (name, (key, value)), d in product(presets.items(), (64, 128, 256)):
+        found[f"{name} D{d}"] = replace(base, key=key, value=value, head_dim=d, bf16=d == 64)
+    for key, value in product(product((2, 3, 4, 8), (1, 2, 3)), ((8, 1), (3, 2), (2, 3))):
+        found[f"any {key} {value}"] = replace(base, key=key, value=value, kv_heads=1)
+    found["any 8 8 D256"] = replace(base, key=(8, 2), value=(8, 3), head_dim=256)
+    found["any 8 8 D64"] = replace(base, key=(8, 3), value=(8, 2), head_dim=64)
+    for group, s in product((1, 3, 8, 16), (1, 2, 5, 16)):
+        fresh = tuple((7 * b) % (s + 1) for b in range(len(LENGTHS)))
+        found[f"group {group} s {s}"] = replace(base, group=group, tokens=s, fresh=fresh)
+    for page in (1, 2, 3, 16):
+        found[f"pages of {page}"] = replace(base, page_blocks=page, capacity=150)
+    for sink, recent in ((0, 0), (0, 5), (7, 0), (100, 1), (5, 300)):
+        found[f"sink {sink} recent {recent}"] = replace(base, sink=sink, recent=recent, tokens=4)
+    found["many short"] = replace(base, past=tuple(range(0, 600, 2)))
+    found["one long"] = replace(base, past=(70_001,), kv_heads=1)
+    found["bf16 s 3"] = replace(base, bf16=True, tokens=3)
+    return found
+
+
+def check(lib: Attend) -> None:
+    """Print every case's error and stop at the first that is above 2e-3."""
+    failures, worst = 0, 0.0
+    for name, case in cases().items():
+        try:
+            error = error_of(lib, case)
+        except AssertionError as refused:
+            print(f"skip {name} {refused}")
+            continue
+        worst = max(worst, error)
+        if error > 2e-3:
+            failures += 1
+            print(f"FAIL {error:9.2e}  {name}", flush=True)
+    print(f"check: {failures} failures, worst {worst:.2e}", flush=True)
+
+
+SHAPES = {
+    "8 x 32K": (63.0, Case((32_767,) * 8)),
+    "32 x 16K": (118.0, Case((16_383,) * 32)),
+    "1 x 128K": (37.0, Case((131_071,))),
+    "1 x 32K": (18.0, Case((32_767,))),
+    "8 x 8K": (24.0, Case((8_191,) * 8)),
+    "1 x 128K MHA": (116.0, Case((131_071,), kv_heads=32, group=1)),
+    "8 x 32K 3/2": (57.0, Case((32_767,) * 8, value=(2, 1))),
+}
+MORE = {
+    "8 x 32K hybrid": (0.0, Case((32_767,) * 8, key=(3, 0), value=(2, 3))),
+    "8 x 32K 4/4": (0.0, Case((32_767,) * 8, key=(4, 1), value=(4, 1))),
+    "8 x 32K any 4/3": (0.0, Case((32_767,) * 8, key=(4, 1), value=(3, 1))),
+    "8 x 32K paged 16": (63.0, Case((32_767,) * 8, page_blocks=16)),
+    "8 x 32K paged 1": (63.0, Case((32_767,) * 8, page_blocks=1)),
+    "8 x 32K bf16": (63.0, Case((32_767,) * 8, bf16=True)),
+    "8 x 32K group 8": (0.0, Case((32_767,) * 8, group=8)),
+    "8 x 32K s 2": (0.0, Case((32_767,) * 8, tokens=2)),
+    "8 x 32K s 4": (0.0, Case((32_767,) * 8, tokens=4)),
+    "ragged 1K..64K": (0.0, Case((1_023, 2_047, 4_095, 8_191, 16_383, 32_767, 65_535, 131_071))),
+    "8 x 32K D64": (0.0, Case((32_767,) * 8, head_dim=64)),
+    "8 x 32K D256": (0.0, Case((32_767,) * 8, head_dim=256)),
+    "1 x 4K": (0.0, Case((4_095,))),
+    "1 x 4K of 128K": (0.0, Case((4_095,), capacity=4096)),
+    "64 x 512": (0.0, Case((511,) * 64)),
+}
+
+
+def events(lib: Attend, calls: list[Call], repeats: int) -> float:
+    """Median microseconds of launches between events, queue kept full."""
+    stream = torch.cuda.current_stream().cuda_stream
+    pairs = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
+    torch.cuda._sleep(20_000_000)
+    for i, (begin, end) in enumerate(pairs):
+        begin.record()
+        lib(calls[i % len(calls)], stream)
+        end.record()
+    torch.cuda.synchronize()
+    times = sorted(begin.elapsed_time(end) for begin, end in pairs[len(calls) :])
+    return 1e3 * times[len(times) // 2]
+
+
+def graph(lib: Attend, calls: list[Call], repeats: int) -> float:
+    """Microseconds per launch of a replayed graph of launches."""
+    rounds = max(1, repeats // len(calls))
+    stream, recording = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    with torch.cuda.stream(stream):
+        recording.capture_begin()
+        for _ in range(rounds):
+            for call in calls:
+                lib(call, stream.cuda_stream)
+        recording.capture_end()
+    times = []
+    for _ in range(5):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        recording.replay()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(begin.elapsed_time(end) / (rounds * len(calls)))
+    return 1e3 * sorted(times)[2]
+
+
+def copy_bandwidth() -> float:
+    """TB/s of a device-to-device copy of 1 GiB, read plus written."""
+    a, b = torch.empty(1 << 30, dtype=torch.uint8, device=DEVICE), torch.empty(1 << 30, dtype=torch.uint8, device=DEVICE)
+    times = []
+    for _ in range(12):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        b.copy_(a)
+        end.record()
+        torch.cuda.synchronize()
+        times.append(begin.elapsed_time(end))
+    return 2 * (1 << 30) / (1e-3 * sorted(times)[6]) / 1e12
+
+
+def clock(libs: list[Attend], shapes: dict[str, tuple[float, Case]]) -> None:
+    """Print a line per shape and library: error, ev, graph, bytes, share of the copy bandwidth of this run."""
+    copy = copy_bandwidth()
+    print(f"copy {copy:.3f} TB/s")
+    for name, (target, case) in shapes.items():
+        first = Call(case, 1)
+        calls = [first] + [Call(case, i) for i in range(2, 1 + max(2, min(40, -(-400_000_000 // first.bytes))))]
+        last = (len(case.past) - 1, case.kv_heads - 1)
+        for i, lib in enumerate(libs):
+            try:
+                error = error_of(lib, case, [(0, 0), last])
+            except AssertionError as refused:
+                print(f"{name:18} #{i} {refused}")
+                continue
+            ev, gr = events(lib, calls, 60 + len(calls)), graph(lib, calls, 40)
+            lib.prepare(first)
+            share = calls[0].bytes / (1e-6 * gr) / 1e12 / copy
+            aim = f"<= {target:5.1f}" if target else " " * 8
+            print(f"{name:18} #{i} ev {ev:7.2f} {aim} graph {gr:7.2f}  {100 * share:5.1f}%  err {error:.1e}", flush=True)
+
+
+if __name__ == "__main__":
+    libraries = [Attend(path) for path in sys.argv[1:] if path.endswith(".so")]
+    if "check" in sys.argv:
+        for library in libraries:
+            check(library)
+    if "time" in sys.argv:
+        clock(libraries, SHAPES)
+    if "profile" in sys.argv:  # under ncu
+        for _name, (_, shape) in list(SHAPES.items())[:1] + list(SHAPES.items())[3:4]:
+            error_of(libraries[0], shape, [(0, 0)])
+    if "more" in sys.argv:
+        clock(libraries, MORE)
