@@ -22,15 +22,16 @@ struct History {
 void read_record(const CacheParams &cache, uint8_t *record, TilePlace at, int64_t first_token, History &history) {
     TileScratch scratch;
     const TileParts parts = parts_of(cache, record, at.part);
-    Warp{}([&](int lane) { fetch_lane(cache, parts, at, scratch, lane); });
+    Team{}([&](int thread) { fetch(cache, parts, at, scratch, thread); });
     std::vector<float> &out = at.part == kKeys ? history.key_TD : history.value_TD;
-    Warp{}([&](int lane) {
-        float x[kGroup];
-        dequantise_lane(cache, parts, at, scratch, lane, x);
-        for (int i = 0; i < kGroup; ++i) {
-            const int64_t token = first_token + (at.part == kKeys ? lane : i);
-            const int channel = kGroup * at.tile + (at.part == kKeys ? i : lane);
-            if (token < history.past) out[token * cache.head_dim + channel] = x[i];
+    Team{}([&](int thread) {
+        float x[kShare];
+        dequantise_share(cache, parts, at, scratch, thread, x);
+        for (int k = 0; k < kShare; ++k) {
+            const int group = group_of(thread), i = element_of(thread, k);
+            const int64_t token = first_token + (at.part == kKeys ? group : i);
+            const int channel = kGroup * at.tile + (at.part == kKeys ? i : group);
+            if (token < history.past) out[token * cache.head_dim + channel] = x[k];
         }
     });
 }

@@ -34,60 +34,41 @@ struct Work {
     INNERQ_HD const CacheParams &cache() const { return params.cache; }
 };
 
-// Up to kFusedAppendTokens tokens: at most one block is due, and lambda is fixed by its keys alone. All memory that the
-// unit will need is asked for in its first step; nothing is written before all of it has been read.
+// Up to 32 tokens, a thread's 16 bytes of them: at most one block is due, and lambda is fixed by its keys alone. All
+// memory that the unit needs is asked for in its first step; nothing is written before all of it has been read.
 struct FusedAppend : Work {
-    INNERQ_HD void operator()(TilePlace at, int, TileScratch &scratch, const Warp &warp) const {
-        struct NewChunks {
-            Chunk of[kFusedAppendTokens / 8];
-        };
-        PerLane<NewChunks> fresh;
+    INNERQ_HD void operator()(TilePlace at, int, TileScratch &scratch, const Team &team) const {
+        PerThread<Chunk> fresh;
         const SequenceStep step = plan_lengths(params, at.batch);
-        const bool has_lambda = at.part == kKeys && cache().learns_lambda;
-        warp([&](int lane) {
-            load_fresh(at, lane, fresh[lane].of);
+        const bool fixes = at.part == kKeys && fixes_lambda(cache(), step);
+        team([&](int thread) {
+            const int token = chunk_row(thread), channel = chunk_channel(thread);
+            if (token < params.tokens) fresh[thread] = load_chunk(new_row(params, at, token) + channel);
             if (step.due == 0) return;
-            load_token(params, step, at, step.first_block, scratch, lane);
-            if (has_lambda && !fixes_lambda(cache(), step)) set_lambda(cache(), at, false, 0, false, scratch, lane);
+            store_chunk(chunk_place(scratch, thread), load_token(params, step, at, step.first_block, thread));
+            if (at.part == kKeys && cache().learns_lambda && !fixes && thread < 32)
+                set_lambda(cache(), at, false, 0.0f, false, scratch, thread);
         });
-        const int flags =
-            has_records(cache(), at.batch, step.first_block, step.due, 0, 1) ? step.flags : step.flags | kFlagCapacity;
-        if (flags != 0) {
-            warp([&](int lane) { raise_flags(cache(), lane == 0 ? flags : 0); });
-            return;
-        }
-        warp([&](int lane) { store_fresh(step, at, lane, fresh[lane].of); });
-        if (step.due > 0) flush(step, at, has_lambda, scratch, warp);
+        const bool fits = has_records(cache(), at.batch, step.first_block, step.due, 0, 1);
+        const int flags = step.flags | (fits ? 0 : kFlagCapacity);
+        team([&](int thread) {
+            if (flags != 0 && thread == 0) raise_flags(cache(), flags);
+            const int token = chunk_row(thread);
+            if (flags != 0 || token >= step.fresh) return;
+            uint16_t *row = slot_row(cache(), at, slot_of(cache(), step.past + token));
+            store_chunk(row + chunk_channel(thread), fresh[thread]);
+        });
+        if (flags != 0 || step.due == 0) return;
+        if (fixes) fix_lambda(at, scratch, team);
+        uint8_t *record = record_of(cache(), at.batch, at.head, step.first_block);
+        TileFlush{cache(), at, parts_of(cache(), record, at.part), scratch}.run(team);
     }
 
-    // New tokens of the place: chunk i of the 4 x S is lane i mod 32's.
-    INNERQ_HD void load_fresh(TilePlace at, int lane, Chunk (&chunks)[kFusedAppendTokens / 8]) const {
-        INNERQ_UNROLL
-        for (int k = 0; k < kFusedAppendTokens / 8; ++k) {
-            const int i = lane + 32 * k;
-            if (i < 4 * params.tokens) chunks[k] = load_chunk(new_row(params, at, i / 4) + 8 * (i % 4));
-        }
-    }
-
-    INNERQ_HD void store_fresh(const SequenceStep &step, TilePlace at, int lane,
-                               const Chunk (&chunks)[kFusedAppendTokens / 8]) const {
-        INNERQ_UNROLL
-        for (int k = 0; k < kFusedAppendTokens / 8; ++k) {
-            const int i = lane + 32 * k;
-            if (i < 4 * step.fresh)
-                store_chunk(slot_row(cache(), at, slot_of(cache(), step.past + i / 4)) + 8 * (i % 4), chunks[k]);
-        }
-    }
-
-    INNERQ_HD void flush(const SequenceStep &step, TilePlace at, bool has_lambda, TileScratch &scratch,
-                         const Warp &warp) const {
-        if (has_lambda && fixes_lambda(cache(), step))
-            warp([&](int lane) {
-                set_lambda(cache(), at, true, largest_of_channel(scratch, lane, cache().bf16), true, scratch, lane);
-            });
-        const TileParts parts = parts_of(cache(), record_of(cache(), at.batch, at.head, step.first_block), at.part);
-        warp([&](int lane) { quantise_lane(parts, at, cache(), scratch, lane); });
-        warp([&](int lane) { store_codes(parts, scratch, at.part, at.tile, lane); });
+    INNERQ_HD void fix_lambda(TilePlace at, TileScratch &scratch, const Team &team) const {
+        team([&](int thread) { find_largest(scratch, cache().bf16, thread); });
+        team([&](int thread) {
+            if (thread < 32) set_lambda(cache(), at, true, high_of(scratch, thread), true, scratch, thread);
+        });
     }
 };
 
@@ -112,17 +93,20 @@ BulkState bulk_state(const CacheParams &cache, void *workspace) {
 // Decides what happens to each sequence, once, and clears the maxima.
 struct PlanAppend : Work {
     BulkState state;
-    INNERQ_HD void operator()(TilePlace at, int, TileScratch &scratch, const Warp &warp) const {
+    INNERQ_HD void operator()(TilePlace at, int, TileScratch &scratch, const Team &team) const {
         if (at.part != kKeys) return;
-        warp([&](int lane) { state.largest_of(cache(), at)[lane] = 0.0f; });
+        team([&](int thread) {
+            if (thread < 32) state.largest_of(cache(), at)[thread] = 0.0f;
+        });
         if (at.head != 0 || at.tile != 0) return;
         SequenceStep step = plan_lengths(params, at.batch);
-        warp([&](int lane) {
-            scratch.codes[lane][0] = has_records(cache(), at.batch, step.first_block, step.due, lane, 32);
+        team([&](int thread) {
+            const bool fits = has_records(cache(), at.batch, step.first_block, step.due, thread, kTeam);
+            scratch.low[thread] = fits ? 0.0f : 1.0f;
         });
-        warp([&](int lane) {
-            if (lane != 0) return;
-            for (int i = 0; i < 32; ++i) step.flags |= scratch.codes[i][0] ? 0 : kFlagCapacity;
+        team([&](int thread) {
+            if (thread != 0) return;
+            for (const float missing : scratch.low) step.flags |= missing != 0.0f ? kFlagCapacity : 0;
             if (step.flags != 0) step.fresh = step.due = 0;
             raise_flags(cache(), step.flags);
             state.step_B[at.batch] = step;
@@ -133,55 +117,56 @@ struct PlanAppend : Work {
 // Largest magnitude of every key channel over kBlocksPerLambdaRow blocks.
 struct FindLargest : Work {
     BulkState state;
-    INNERQ_HD void operator()(TilePlace at, int row, TileScratch &scratch, const Warp &warp) const {
+    INNERQ_HD void operator()(TilePlace at, int row, TileScratch &scratch, const Team &team) const {
         const SequenceStep &step = state.step_B[at.batch];
         const int first = row * kBlocksPerLambdaRow;
         if (at.part != kKeys || !fixes_lambda(cache(), step) || first >= step.due) return;
         const int end = first + kBlocksPerLambdaRow < step.due ? first + kBlocksPerLambdaRow : step.due;
-        PerLane<float> largest;
-        warp([&](int lane) { largest[lane] = 0.0f; });
+        PerThread<float> largest;
+        team([&](int thread) { largest[thread] = 0.0f; });
         for (int block = first; block < end; ++block) {
-            warp([&](int lane) { load_token(params, step, at, block, scratch, lane); });
-            warp([&](int lane) {
-                largest[lane] = fmaxf(largest[lane], largest_of_channel(scratch, lane, cache().bf16));
+            team([&](int thread) {
+                store_chunk(chunk_place(scratch, thread), load_token(params, step, at, block, thread));
+            });
+            team([&](int thread) {
+                find_largest(scratch, cache().bf16, thread);
+                largest[thread] = fmaxf(largest[thread], scratch.high[thread]);
             });
         }
-        warp([&](int lane) { raise_largest(state.largest_of(cache(), at) + lane, largest[lane]); });
+        team([&](int thread) { raise_largest(state.largest_of(cache(), at) + group_of(thread), largest[thread]); });
     }
 };
 
 struct FlushBlocks : Work {
     BulkState state;
-    INNERQ_HD void operator()(TilePlace at, int row, TileScratch &scratch, const Warp &warp) const {
+    INNERQ_HD void operator()(TilePlace at, int row, TileScratch &scratch, const Team &team) const {
         const SequenceStep &step = state.step_B[at.batch];
         if (row >= step.due) return;
         const int block = step.first_block + row;
-        const TileParts parts = parts_of(cache(), record_of(cache(), at.batch, at.head, block), at.part);
-        warp([&](int lane) {
-            load_token(params, step, at, block, scratch, lane);
-            if (at.part == kKeys && cache().learns_lambda)
-                set_lambda(cache(), at, fixes_lambda(cache(), step), state.largest_of(cache(), at)[lane],
-                           fixes_lambda(cache(), step) && row == 0, scratch, lane);
+        const bool fixes = fixes_lambda(cache(), step);
+        team([&](int thread) {
+            store_chunk(chunk_place(scratch, thread), load_token(params, step, at, block, thread));
+            if (at.part == kKeys && cache().learns_lambda && thread < 32)
+                set_lambda(cache(), at, fixes, state.largest_of(cache(), at)[thread], fixes && row == 0, scratch,
+                           thread);
         });
-        warp([&](int lane) { quantise_lane(parts, at, cache(), scratch, lane); });
-        warp([&](int lane) { store_codes(parts, scratch, at.part, at.tile, lane); });
+        uint8_t *record = record_of(cache(), at.batch, at.head, block);
+        TileFlush{cache(), at, parts_of(cache(), record, at.part), scratch}.run(team);
     }
 };
 
 // Every window slot pulls its newest token, if that is a new one.
 struct FillWindow : Work {
     BulkState state;
-    INNERQ_HD void operator()(TilePlace at, int row, TileScratch &, const Warp &warp) const {
+    INNERQ_HD void operator()(TilePlace at, int row, TileScratch &, const Team &team) const {
         const SequenceStep &step = state.step_B[at.batch];
-        warp([&](int lane) {
-            const int slot = kGroup * row + lane;
+        team([&](int thread) {
+            const int slot = kGroup * row + chunk_row(thread), channel = chunk_channel(thread);
             if (slot >= cache().window_slots) return;
             const int token = newest_token(cache(), slot, step.past + step.fresh);
             if (token < step.past || step.fresh == 0) return;
-            const uint16_t *from = new_row(params, at, token - step.past);
-            uint16_t *to = slot_row(cache(), at, slot);
-            INNERQ_UNROLL
-            for (int i = 0; i < 4; ++i) store_chunk(to + 8 * i, load_chunk(from + 8 * i));
+            store_chunk(slot_row(cache(), at, slot) + channel,
+                        load_chunk(new_row(params, at, token - step.past) + channel));
         });
     }
 };

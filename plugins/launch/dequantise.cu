@@ -10,8 +10,8 @@ namespace {
 struct Dequantise {
     DequantiseParams params;
     INNERQ_HD const CacheParams &cache() const { return params.cache; }
-    INNERQ_HD void operator()(TilePlace at, int64_t row, TileScratch &scratch, const Warp &warp) const {
-        read_segment(params, at, row, scratch, warp);
+    INNERQ_HD void operator()(TilePlace at, int64_t row, TileScratch &scratch, const Team &team) const {
+        read_segment(params, at, row, scratch, team);
     }
 };
 

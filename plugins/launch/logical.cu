@@ -1,4 +1,4 @@
-// Packed <-> logical, a tile per warp.
+// Packed <-> logical, a tile per CTA.
 #include "innerq/logical.cuh"
 
 #include "launch.h"
@@ -16,14 +16,14 @@ struct Conversion {
 };
 
 struct ToLogical : Conversion {
-    INNERQ_HD void operator()(TilePlace at, int64_t block, TileScratch &scratch, const Warp &warp) const {
-        if (holds(at, block)) tile_to_logical(params, at, block, scratch, warp);
+    INNERQ_HD void operator()(TilePlace at, int64_t block, TileScratch &scratch, const Team &team) const {
+        if (holds(at, block)) tile_to_logical(params, at, block, scratch, team);
     }
 };
 
 struct FromLogical : Conversion {
-    INNERQ_HD void operator()(TilePlace at, int64_t block, TileScratch &scratch, const Warp &warp) const {
-        if (holds(at, block)) tile_from_logical(params, at, block, scratch, warp);
+    INNERQ_HD void operator()(TilePlace at, int64_t block, TileScratch &scratch, const Team &team) const {
+        if (holds(at, block)) tile_from_logical(params, at, block, scratch, team);
     }
 };
 

@@ -4,7 +4,7 @@
 // unit touches, so within one launch a unit may overwrite window slots as soon as it has read them.
 #pragma once
 
-#include "innerq/record.cuh"
+#include "innerq/flush.cuh"
 
 namespace innerq {
 
@@ -50,64 +50,13 @@ INNERQ_HD inline uint16_t *slot_row(const CacheParams &cache, TilePlace at, int 
     return window_row(cache, at.batch, at.part, at.head, slot) + kGroup * at.tile;
 }
 
-// Token `lane` of a block into scratch, from wherever it is before the window is overwritten.
-INNERQ_HD inline void load_token(const AppendParams &params, const SequenceStep &step, TilePlace at, int block,
-                                 TileScratch &scratch, int lane) {
-    const int token = params.cache.sink + kGroup * block + lane;
-    load_row(scratch, lane,
-             token >= step.past ? new_row(params, at, token - step.past)
-                                : slot_row(params.cache, at, slot_of(params.cache, token)));
-}
-
-// Largest magnitude of a channel over the 32 tokens in scratch.
-INNERQ_HD inline float largest_of_channel(TileScratch &scratch, int channel, bool bf16) {
-    float x[kGroup];
-    read_group(scratch, kValues, channel, bf16, x);
-    return reduce(x, [](float a, float b) { return fmaxf(fabsf(a), fabsf(b)); });
-}
-
-// x / lambda. bf16 reaches exponents at which divide_by would round twice: those groups divide the long way.
-INNERQ_HD inline void normalise(const TileScratch &scratch, bool bf16, float (&x)[kGroup]) {
-    bool extreme = false;
-    if (bf16) {
-        INNERQ_UNROLL
-        for (int i = 0; i < kGroup; ++i) extreme |= x[i] != 0.0f && fabsf(x[i]) < 0x1p-60f;
-    }
-    if (extreme) {
-        INNERQ_UNROLL
-        for (int i = 0; i < kGroup; ++i) x[i] = ieee::divide(x[i], scratch.lambda[i]);
-    } else {
-        INNERQ_UNROLL
-        for (int i = 0; i < kGroup; ++i) x[i] = ieee::divide_by(x[i], scratch.lambda[i], scratch.inverse[i]);
-    }
-}
-
-// Quantises the lane's group of the activations in scratch; codes stay in scratch, the scale goes to the record.
-INNERQ_HD inline void quantise_lane(const TileParts &parts, TilePlace at, const CacheParams &cache,
-                                    TileScratch &scratch, int lane) {
-    float x[kGroup];
-    read_group(scratch, at.part, lane, cache.bf16, x);
-    if (at.part == kKeys && cache.learns_lambda) normalise(scratch, cache.bf16, x);
-    uint32_t stored[kGroup];
-    store_scale(parts, at.part, at.tile, lane, quantise_group(x, parts.bits, parts.mode, stored));
-    INNERQ_UNROLL
-    for (int w = 0; w < kGroup / 4; ++w) {
-        uint32_t four = 0;
-        INNERQ_UNROLL
-        for (int i = 0; i < 4; ++i)
-            four |= (at.part == kKeys ? stored[4 * w + i] : stored[code_at(kValues, 4 * w + i)]) << (8 * i);
-        scratch.codes[lane][w] = four;
-    }
-}
-
-// Lambda of the lane's channel into scratch: what the cache holds, or what `largest` fixes it to.
-INNERQ_HD inline void set_lambda(const CacheParams &cache, TilePlace at, bool fixes, float largest, bool writes,
-                                 TileScratch &scratch, int lane) {
-    uint16_t *place = lambda_row(cache, at.batch, at.head) + kGroup * at.tile + lane;
-    const uint16_t lambda = fixes ? lambda_of(largest) : *place;
-    if (writes) *place = lambda;
-    scratch.lambda[lane] = from_half(lambda);
-    scratch.inverse[lane] = ieee::reciprocal(scratch.lambda[lane]);
+// The thread's 16 bytes of a block's tokens, from wherever they are before the window is overwritten.
+INNERQ_HD inline Chunk load_token(const AppendParams &params, const SequenceStep &step, TilePlace at, int block,
+                                  int thread) {
+    const int token = params.cache.sink + kGroup * block + chunk_row(thread);
+    const uint16_t *row = token >= step.past ? new_row(params, at, token - step.past)
+                                             : slot_row(params.cache, at, slot_of(params.cache, token));
+    return load_chunk(row + chunk_channel(thread));
 }
 
 // Newest token below `end` that belongs to a window slot, or -1.

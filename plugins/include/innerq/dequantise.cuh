@@ -16,86 +16,86 @@ struct DequantiseParams {
     const int32_t *fresh_B;  // may be NULL: `fresh` for all
 };
 
-INNERQ_HD inline uint16_t *plain_row(const DequantiseParams &params, TilePlace at, int64_t token) {
+// The thread's 16 bytes of an output row.
+INNERQ_HD inline uint16_t *plain_chunk(const DequantiseParams &params, TilePlace at, int64_t token, int thread) {
     const int64_t head = static_cast<int64_t>(at.batch) * params.cache.kv_heads + at.head;
     uint16_t *out = at.part == kKeys ? params.key : params.value;
-    return out + (head * params.tokens + token) * params.cache.head_dim + kGroup * at.tile;
+    return out + (head * params.tokens + token) * params.cache.head_dim + kGroup * at.tile + chunk_channel(thread);
 }
 
-// The fp32 values of a lane's group whose codes are in scratch; keys come out multiplied by lambda.
-INNERQ_HD inline void dequantise_lane(const CacheParams &cache, const TileParts &parts, TilePlace at,
-                                      TileScratch &scratch, int lane, float (&x)[kGroup]) {
-    const GroupScale scale = load_scale(parts, at.part, at.tile, lane);
-    const uint8_t *codes = code_bytes(scratch, lane);
-    INNERQ_UNROLL
-    for (int i = 0; i < kGroup; ++i)
-        x[i] = dequantise(at.part == kKeys ? codes[i] : codes[code_place(kValues, i)], scale, parts.bits, parts.mode);
-    if (at.part != kKeys || !cache.learns_lambda) return;
-    INNERQ_UNROLL
-    for (int i = 0; i < kGroup; ++i) x[i] = ieee::multiply(x[i], scratch.lambda[i]);
-}
-
-// Fetches what dequantise_lane needs of one tile of a record.
-INNERQ_HD inline void fetch_lane(const CacheParams &cache, const TileParts &parts, TilePlace at, TileScratch &scratch,
-                                 int lane) {
-    load_codes(parts, scratch, at.part, at.tile, lane);
+// Codes and lambdas of one tile of a record into scratch.
+INNERQ_HD inline void fetch(const CacheParams &cache, const TileParts &parts, TilePlace at, TileScratch &scratch,
+                            int thread) {
+    if (thread >= 32) return;
+    load_codes(parts, scratch, at.part, at.tile, thread);
     if (at.part == kKeys && cache.learns_lambda)
-        scratch.lambda[lane] = from_half(lambda_row(cache, at.batch, at.head)[kGroup * at.tile + lane]);
+        scratch.lambda[thread] = from_half(lambda_row(cache, at.batch, at.head)[kGroup * at.tile + thread]);
+}
+
+// The fp32 values of the thread's share of its group, after fetch; keys come out multiplied by lambda.
+INNERQ_HD inline void dequantise_share(const CacheParams &cache, const TileParts &parts, TilePlace at,
+                                       TileScratch &scratch, int thread, float (&x)[kShare]) {
+    const int group = group_of(thread);
+    const GroupScale scale = load_scale(parts, at.part, at.tile, group);
+    INNERQ_UNROLL
+    for (int k = 0; k < kShare; ++k) {
+        const int i = element_of(thread, k);
+        x[k] = dequantise(group_code(scratch, at.part, group, i), scale, parts.bits, parts.mode);
+        if (at.part == kKeys && cache.learns_lambda) x[k] = ieee::multiply(x[k], scratch.lambda[i]);
+    }
 }
 
 // Activations of one tile of a record into scratch.
 INNERQ_HD inline void dequantise_tile(const CacheParams &cache, uint8_t *record, TilePlace at, TileScratch &scratch,
-                                      const Warp &each_lane) {
+                                      const Team &team) {
     const TileParts parts = parts_of(cache, record, at.part);
-    each_lane([&](int lane) { fetch_lane(cache, parts, at, scratch, lane); });
-    each_lane([&](int lane) {
-        float x[kGroup];
-        dequantise_lane(cache, parts, at, scratch, lane, x);
+    team([&](int thread) { fetch(cache, parts, at, scratch, thread); });
+    team([&](int thread) {
+        float x[kShare];
+        dequantise_share(cache, parts, at, scratch, thread, x);
         INNERQ_UNROLL
-        for (int i = 0; i < kGroup; ++i)
-            (at.part == kKeys ? activation_row(scratch, lane)[i] : activation_row(scratch, i)[lane]) =
-                to_activation(x[i], cache.bf16);
+        for (int k = 0; k < kShare; ++k)
+            group_number(scratch, at.part, group_of(thread), element_of(thread, k)) = to_activation(x[k], cache.bf16);
     });
-}
-
-INNERQ_HD inline void store_zeros(uint16_t *to) {
-    for (int i = 0; i < 4; ++i) store_chunk(to + 8 * i, Chunk{});
 }
 
 // Tokens of block `block` below `end`; zeros where it has no page.
 INNERQ_HD inline void read_block(const DequantiseParams &params, TilePlace at, int64_t block, int64_t end,
-                                 TileScratch &scratch, const Warp &each_lane) {
+                                 TileScratch &scratch, const Team &team) {
     uint8_t *record = record_of(params.cache, at.batch, at.head, block);
-    if (record != nullptr) dequantise_tile(params.cache, record, at, scratch, each_lane);
-    each_lane([&](int lane) {
-        const int64_t token = params.cache.sink + kGroup * block + lane;
+    if (record != nullptr) dequantise_tile(params.cache, record, at, scratch, team);
+    team([&](int thread) {
+        const int64_t token = params.cache.sink + kGroup * block + chunk_row(thread);
         if (token >= end) return;
-        uint16_t *to = plain_row(params, at, token);
-        record != nullptr ? store_row(scratch, lane, to) : store_zeros(to);
+        store_chunk(plain_chunk(params, at, token, thread),
+                    record != nullptr ? load_chunk(chunk_place(scratch, thread)) : Chunk{});
     });
 }
 
 // One token, unless a block holds it: from the window, or zeros from `end` on.
 INNERQ_HD inline void read_unquantised(const DequantiseParams &params, TilePlace at, int64_t token, int64_t blocks,
-                                       int64_t end) {
+                                       int64_t end, int thread) {
     const CacheParams &cache = params.cache;
     if (token >= params.tokens) return;
-    if (token >= end) return store_zeros(plain_row(params, at, token));
-    if (token >= cache.sink && token < cache.sink + kGroup * blocks) return;
-    const uint16_t *row = window_row(cache, at.batch, at.part, at.head, slot_of(cache, token)) + kGroup * at.tile;
-    for (int i = 0; i < 4; ++i) store_chunk(plain_row(params, at, token) + 8 * i, load_chunk(row + 8 * i));
+    Chunk chunk{};
+    if (token < end) {
+        if (token >= cache.sink && token < cache.sink + kGroup * blocks) return;
+        const uint16_t *row = window_row(cache, at.batch, at.part, at.head, slot_of(cache, token));
+        chunk = load_chunk(row + kGroup * at.tile + chunk_channel(thread));
+    }
+    store_chunk(plain_chunk(params, at, token, thread), chunk);
 }
 
 // 32 rows of output at one tile place: whatever of block `segment` and of tokens 32 segment .. + 31 is due.
 INNERQ_HD inline void read_segment(const DequantiseParams &params, TilePlace at, int64_t segment, TileScratch &scratch,
-                                   const Warp &each_lane) {
+                                   const Team &team) {
     const int64_t length = params.length_B[at.batch];
     const int64_t fresh = params.fresh_B != nullptr ? params.fresh_B[at.batch] : params.fresh;
     const int64_t blocks = blocks_with_room(params.cache, length + fresh);
     const int64_t end = length < params.tokens ? length : params.tokens;
     if (segment < blocks && params.cache.sink + kGroup * segment < end)
-        read_block(params, at, segment, end, scratch, each_lane);
-    each_lane([&](int lane) { read_unquantised(params, at, kGroup * segment + lane, blocks, end); });
+        read_block(params, at, segment, end, scratch, team);
+    team([&](int thread) { read_unquantised(params, at, kGroup * segment + chunk_row(thread), blocks, end, thread); });
 }
 
 }  // namespace innerq

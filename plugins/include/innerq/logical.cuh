@@ -26,44 +26,55 @@ INNERQ_HD inline int64_t logical_scale(const LogicalParams &params, TilePlace at
     return first + (at.part == kKeys ? group * (params.cache.head_dim / kGroup) + at.tile : kGroup * at.tile + group);
 }
 
-// One tile, packed -> logical.
+INNERQ_HD inline uint8_t &code_byte(TileScratch &scratch, int part, int token, int channel) {
+    return part == kKeys ? group_code(scratch, part, token, channel) : group_code(scratch, part, channel, token);
+}
+
+// One tile, packed -> logical: a thread moves eight codes of a token.
 INNERQ_HD inline void tile_to_logical(const LogicalParams &params, TilePlace at, int64_t block, TileScratch &scratch,
-                                      const Warp &each_lane) {
+                                      const Team &team) {
     uint8_t *record = record_of(params.cache, at.batch, at.head, block);
     if (record == nullptr) return;
     const TileParts parts = parts_of(params.cache, record, at.part);
-    each_lane([&](int lane) { load_codes(parts, scratch, at.part, at.tile, lane); });
-    each_lane([&](int lane) {
-        for (int token = 0; token < kGroup; ++token) {
-            const int code = code_byte(scratch, at.part, token, lane) - (1 << (parts.bits - 1));
-            logical_codes(params, at, block, token)[lane] = static_cast<int8_t>(code);
-        }
-        const GroupScale scale = load_scale(parts, at.part, at.tile, lane);
-        const int64_t index = logical_scale(params, at, block, lane);
+    const int half = 1 << (parts.bits - 1);
+    team([&](int thread) {
+        if (thread >= 32) return;
+        load_codes(parts, scratch, at.part, at.tile, thread);
+        const GroupScale scale = load_scale(parts, at.part, at.tile, thread);
+        const int64_t index = logical_scale(params, at, block, thread);
         (at.part == kKeys ? params.key_scales : params.value_scales)[index] = scale.scale;
         if (parts.zeros != nullptr) (at.part == kKeys ? params.key_zeros : params.value_zeros)[index] = scale.zero;
+    });
+    team([&](int thread) {
+        const int token = chunk_row(thread), channel = chunk_channel(thread);
+        int8_t *codes = logical_codes(params, at, block, token) + channel;
+        for (int i = 0; i < 8; ++i)
+            codes[i] = static_cast<int8_t>(code_byte(scratch, at.part, token, channel + i) - half);
     });
 }
 
 // One tile, logical -> packed. Codes out of range lose their high bits and harm no neighbour.
 INNERQ_HD inline void tile_from_logical(const LogicalParams &params, TilePlace at, int64_t block, TileScratch &scratch,
-                                        const Warp &each_lane) {
+                                        const Team &team) {
     uint8_t *record = record_of(params.cache, at.batch, at.head, block);
     if (record == nullptr) return;
     const TileParts parts = parts_of(params.cache, record, at.part);
     const int half = 1 << (parts.bits - 1);
-    each_lane([&](int lane) {
-        for (int token = 0; token < kGroup; ++token) {
-            const int code = logical_codes(params, at, block, token)[lane];
-            code_byte(scratch, at.part, token, lane) = static_cast<uint8_t>((code + half) & (2 * half - 1));
-        }
-        const int64_t index = logical_scale(params, at, block, lane);
+    team([&](int thread) {
+        const int token = chunk_row(thread), channel = chunk_channel(thread);
+        const int8_t *codes = logical_codes(params, at, block, token) + channel;
+        for (int i = 0; i < 8; ++i)
+            code_byte(scratch, at.part, token, channel + i) = static_cast<uint8_t>((codes[i] + half) & (2 * half - 1));
+    });
+    team([&](int thread) {
+        if (thread >= 32) return;
+        const int64_t index = logical_scale(params, at, block, thread);
         const uint16_t *zeros = at.part == kKeys ? params.key_zeros : params.value_zeros;
-        store_scale(parts, at.part, at.tile, lane,
+        store_scale(parts, at.part, at.tile, thread,
                     {(at.part == kKeys ? params.key_scales : params.value_scales)[index],
                      parts.zeros != nullptr ? zeros[index] : static_cast<uint16_t>(0)});
+        store_codes(parts, scratch, at.part, at.tile, thread);
     });
-    each_lane([&](int lane) { store_codes(parts, scratch, at.part, at.tile, lane); });
 }
 
 }  // namespace innerq

@@ -72,7 +72,7 @@ INNERQ_HD inline float reciprocal(float a) {
 INNERQ_HD inline float divide_by(float a, float b, float inverse) {
 #ifdef __CUDA_ARCH__
     const float quotient = __fmul_rn(a, inverse);
-    return __fmaf_rn(__fmaf_rn(-quotient, b, a), inverse, quotient);
+    return __fmaf_rn(__fmaf_rn(quotient, b, -a), -inverse, quotient);  // this way round -0 stays -0
 #else
     (void)inverse;
     return a / b;

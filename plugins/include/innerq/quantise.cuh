@@ -1,4 +1,4 @@
-// One group of 32 numbers to codes and back: SPEC section 4, bit for bit, on host and device.
+// The formulas of SPEC section 4, bit for bit, on host and device. Who adds up what of a group: flush.cuh.
 #pragma once
 
 #include "innerq/portable.cuh"
@@ -27,89 +27,43 @@ INNERQ_HD inline GroupFit make_fit(float scale, float zero, float lowest, float 
     return {rounded, zero, lowest, highest, rounded, ieee::reciprocal(rounded)};
 }
 
-// Reduces x[0..31] in a tree of neighbours: `join` sees the lower index on its left.
-template <class Join>
-INNERQ_HD inline float reduce(const float (&x)[kGroup], const Join &join) {
-    float y[kGroup / 2];
-    INNERQ_UNROLL
-    for (int i = 0; i < kGroup / 2; ++i) y[i] = join(x[2 * i], x[2 * i + 1]);
-    INNERQ_UNROLL
-    for (int step = 1; step < 5; ++step) {
-        INNERQ_UNROLL
-        for (int i = 0; i < kGroup / 4; ++i)
-            if (i < kGroup >> (step + 1)) y[i] = join(y[2 * i], y[2 * i + 1]);
-    }
-    return y[0];
-}
-
-INNERQ_HD inline GroupFit fit_symmetric(const float (&x)[kGroup], int bits) {
-    const float largest = reduce(x, [](float a, float b) { return fmaxf(fabsf(a), fabsf(b)); });
+// `largest`: largest magnitude of the group.
+INNERQ_HD inline GroupFit fit_symmetric(float largest, int bits) {
     const float highest = static_cast<float>((1 << (bits - 1)) - 1);
     return make_fit(ieee::divide(largest, highest), 0.0f, -highest, highest);
 }
 
-INNERQ_HD inline GroupFit fit_symmetric_full(const float (&x)[kGroup], int bits) {
-    const float first_largest = reduce(x, [](float a, float b) { return fabsf(b) > fabsf(a) ? b : a; });
+// `first_largest`: the first number of largest magnitude.
+INNERQ_HD inline GroupFit fit_symmetric_full(float first_largest, int bits) {
     const float steps = static_cast<float>(1 << (bits - 1));
     return make_fit(ieee::divide(-first_largest, steps), 0.0f, -steps, steps - 1.0f);
 }
 
 // Scale and zero are never -0 here: which zero a minimum of signed zeros returns is nobody's promise.
-INNERQ_HD inline GroupFit fit_asymmetric(const float (&x)[kGroup], int bits) {
-    const float low = reduce(x, [](float a, float b) { return fminf(a, b); });
-    const float high = reduce(x, [](float a, float b) { return fmaxf(a, b); });
+INNERQ_HD inline GroupFit fit_asymmetric(float low, float high, int bits) {
     const float highest = static_cast<float>((1 << bits) - 1);
     const float range = ieee::add(ieee::subtract(high, low), 0.0f);
     const float zero = ieee::add(from_half(to_half(low)), 0.0f);
     return make_fit(ieee::divide(range, highest), zero, 0.0f, highest);
 }
 
-// Codes of a group. NaN ends at `lowest`, so a code is always in range. Bounds are integers: clamping before rounding
-// gives what clamping after it gives.
-INNERQ_HD inline void find_codes(const float (&x)[kGroup], const GroupFit &fit, float (&code)[kGroup]) {
-    INNERQ_UNROLL
-    for (int i = 0; i < kGroup; ++i) {
-        const float steps = ieee::divide_by(ieee::subtract(x[i], fit.zero), fit.divisor, fit.inverse);
-        code[i] = ieee::round_even(fminf(fmaxf(steps, fit.lowest), fit.highest));
-    }
+// NaN ends at `lowest`, so a code is always in range. Bounds are integers: clamping before rounding gives what
+// clamping after it gives.
+INNERQ_HD inline float code_of(float x, const GroupFit &fit) {
+    const float steps = ieee::divide_by(ieee::subtract(x, fit.zero), fit.divisor, fit.inverse);
+    return ieee::round_even(fminf(fmaxf(steps, fit.lowest), fit.highest));
 }
 
-// Sum of absolute errors, added by halving: i + 16, i + 8, ... (SPEC section 4).
-INNERQ_HD inline float error_sum(const float (&x)[kGroup], const GroupFit &fit, const float (&code)[kGroup]) {
-    float error[kGroup];
-    INNERQ_UNROLL
-    for (int i = 0; i < kGroup; ++i)
-        error[i] = fabsf(ieee::subtract(x[i], ieee::add(ieee::multiply(code[i], fit.scale), fit.zero)));
-    INNERQ_UNROLL
-    for (int step = 0; step < 5; ++step) {
-        INNERQ_UNROLL
-        for (int i = 0; i < kGroup / 2; ++i)
-            if (i < 16 >> step) error[i] = ieee::add(error[i], error[i + (16 >> step)]);
-    }
-    return error[0];
+INNERQ_HD inline float error_of(float x, float code, const GroupFit &fit) {
+    return fabsf(ieee::subtract(x, ieee::add(ieee::multiply(code, fit.scale), fit.zero)));
 }
 
-// Codes and scale of x. `stored[i]` is code + 2^(bits-1) for symmetric groups and code for asymmetric ones.
-INNERQ_HD inline GroupScale quantise_group(const float (&x)[kGroup], int bits, int mode, uint32_t (&stored)[kGroup]) {
-    GroupFit fit = mode == kSymmetricFull ? fit_symmetric_full(x, bits)
-                   : mode == kAsymmetric  ? fit_asymmetric(x, bits)
-                                          : fit_symmetric(x, bits);
-    float code[kGroup];
-    find_codes(x, fit, code);
-    bool asymmetric = mode == kAsymmetric;
-    if (mode == kHybrid) {
-        const GroupFit other = fit_asymmetric(x, bits);
-        float other_code[kGroup];
-        find_codes(x, other, other_code);
-        asymmetric = error_sum(x, other, other_code) < error_sum(x, fit, code);
-        INNERQ_UNROLL
-        for (int i = 0; i < kGroup; ++i) code[i] = asymmetric ? other_code[i] : code[i];
-        fit.scale = asymmetric ? other.scale : fit.scale;
-        fit.zero = asymmetric ? other.zero : fit.zero;
-    }
-    const float offset = asymmetric ? 0.0f : static_cast<float>(1 << (bits - 1));
-    INNERQ_UNROLL
-    for (int i = 0; i < kGroup; ++i) stored[i] = static_cast<uint32_t>(code[i] + offset);
+// What is added to a code before it is stored.
+INNERQ_HD inline float offset_of(bool asymmetric, int bits) {
+    return asymmetric ? 0.0f : static_cast<float>(1 << (bits - 1));
+}
+
+INNERQ_HD inline GroupScale scale_of(const GroupFit &fit, bool asymmetric, int mode) {
     const uint16_t sign = mode == kHybrid && asymmetric ? 0x8000u : 0u;
     return {static_cast<uint16_t>(to_half(fit.scale) | sign), to_half(fit.zero)};
 }

@@ -1,36 +1,45 @@
-// One 32 x 32 tile of a block, worked on by a warp: 32 tokens of 32 neighbouring channels of keys or of values.
+// One 32 x 32 tile of a block, worked on by a team of 128 threads: 32 tokens of 32 neighbouring channels of keys or of
+// values. Four threads share a group of 32 numbers, eight each.
 //
-// A step is written once, as a function of the lane, and run by `Warp`: on the GPU every lane runs it and the warp
-// synchronises; on the host a loop runs the 32 lanes one after the other. So both do the same arithmetic.
+// A step is written once, as a function of the thread, and run by `Team`: on the GPU every thread of the CTA runs it
+// and the CTA synchronises; on the host a loop runs the threads one after the other. So both do the same arithmetic.
 #pragma once
 
 #include "innerq/cache.cuh"
 
 namespace innerq {
 
-struct Warp {
+constexpr int kTeam = 128, kMembers = 4, kShare = kGroup / kMembers;
+
+struct Team {
     template <class Step>
     INNERQ_HD void operator()(const Step &step) const {
 #ifdef __CUDA_ARCH__
-        step(static_cast<int>(threadIdx.x % 32));
-        __syncwarp();
+        step(static_cast<int>(threadIdx.x));
+        __syncthreads();
 #else
-        for (int lane = 0; lane < 32; ++lane) step(lane);
+        for (int thread = 0; thread < kTeam; ++thread) step(thread);
 #endif
     }
 };
 
-// What a lane keeps from one step to the next: registers on the GPU.
+// What a thread keeps from one step to the next: registers on the GPU.
 template <class T>
-struct PerLane {
+struct PerThread {
 #ifdef __CUDA_ARCH__
     T own;
     __device__ T &operator[](int) { return own; }
 #else
-    T of_lane[32];
-    T &operator[](int lane) { return of_lane[lane]; }
+    T of_thread[kTeam];
+    T &operator[](int thread) { return of_thread[thread]; }
 #endif
 };
+
+// The group a thread works on, and which of its numbers: member, member + 4, ... so that sums of numbers 16, 8 and 4
+// apart stay within the thread.
+INNERQ_HD constexpr int group_of(int thread) { return thread / kMembers; }
+INNERQ_HD constexpr int member_of(int thread) { return thread % kMembers; }
+INNERQ_HD constexpr int element_of(int thread, int k) { return member_of(thread) + kMembers * k; }
 
 // Which tile of every block: `tile` counts 32 channels.
 struct TilePlace {
@@ -38,11 +47,12 @@ struct TilePlace {
 };
 
 // Activations by token, and stored codes by group: a group is a token of a key tile, a channel of a value tile. Rows
-// are padded so that 16-byte accesses of a warp, one row a lane, touch every bank equally.
+// are padded so that a warp's accesses, by rows or by columns, touch every bank equally.
 struct TileScratch {
     alignas(16) uint32_t rows[kGroup][20];   // 32 activations of a token, two a word
     alignas(16) uint32_t codes[kGroup][12];  // 32 codes of a group, a byte each, in the order of `code_place`
     float lambda[kGroup], inverse[kGroup];   // of the 32 channels, keys only
+    float low[kTeam], high[kTeam];           // what the threads of a group tell each other
 };
 
 // A code's byte within its group: 8 q + 2 cls + half of layout.cuh's slots, so that the eight codes of a group that one
@@ -51,51 +61,38 @@ INNERQ_HD constexpr int code_place(int part, int i) {
     return part == kKeys ? i : 8 * ((i >> 1) & 3) + 2 * (i >> 3) + (i & 1);
 }
 
-// The inverse of code_place.
-INNERQ_HD constexpr int code_at(int part, int place) {
-    return part == kKeys ? place : 8 * ((place >> 1) & 3) + 2 * (place >> 3) + (place & 1);
-}
-
 INNERQ_HD inline uint8_t *code_bytes(TileScratch &scratch, int group) {
     return reinterpret_cast<uint8_t *>(scratch.codes[group]);
-}
-
-INNERQ_HD inline uint8_t &code_byte(TileScratch &scratch, int part, int token, int channel) {
-    return part == kKeys ? code_bytes(scratch, token)[channel]
-                         : code_bytes(scratch, channel)[code_place(kValues, token)];
 }
 
 INNERQ_HD inline uint16_t *activation_row(TileScratch &scratch, int token) {
     return reinterpret_cast<uint16_t *>(scratch.rows[token]);
 }
 
-// The 32 numbers of a group: a row of a key tile, a column of a value tile.
-INNERQ_HD inline void read_group(TileScratch &scratch, int part, int group, bool bf16, float (&x)[kGroup]) {
-    uint16_t bits[kGroup];
+// Number i of a group: along the row of a key tile, down the column of a value tile.
+INNERQ_HD inline uint16_t &group_number(TileScratch &scratch, int part, int group, int i) {
+    return part == kKeys ? activation_row(scratch, group)[i] : activation_row(scratch, i)[group];
+}
+
+INNERQ_HD inline uint8_t &group_code(TileScratch &scratch, int part, int group, int i) {
+    return code_bytes(scratch, group)[code_place(part, i)];
+}
+
+// The thread's eight numbers of its group.
+INNERQ_HD inline void read_share(TileScratch &scratch, int part, int thread, bool bf16, float (&x)[kShare]) {
     INNERQ_UNROLL
-    for (int i = 0; i < kGroup; ++i)
-        bits[i] = part == kKeys ? activation_row(scratch, group)[i] : activation_row(scratch, i)[group];
-    if (bf16) {
-        INNERQ_UNROLL
-        for (int i = 0; i < kGroup; ++i) x[i] = from_bfloat(bits[i]);
-    } else {
-        INNERQ_UNROLL
-        for (int i = 0; i < kGroup; ++i) x[i] = from_half(bits[i]);
+    for (int k = 0; k < kShare; ++k) {
+        const uint16_t bits = group_number(scratch, part, group_of(thread), element_of(thread, k));
+        x[k] = bf16 ? from_bfloat(bits) : from_half(bits);
     }
 }
 
-// Copies 32 activations between memory and a scratch row.
-INNERQ_HD inline void load_row(TileScratch &scratch, int token, const uint16_t *from) {
-    Chunk chunks[4];
-    INNERQ_UNROLL
-    for (int i = 0; i < 4; ++i) chunks[i] = load_chunk(from + 8 * i);
-    INNERQ_UNROLL
-    for (int i = 0; i < 4; ++i) store_chunk(activation_row(scratch, token) + 8 * i, chunks[i]);
-}
+// Row and first channel of the 16 bytes a thread moves when the team moves a tile of activations.
+INNERQ_HD constexpr int chunk_row(int thread) { return thread / 4; }
+INNERQ_HD constexpr int chunk_channel(int thread) { return 8 * (thread % 4); }
 
-INNERQ_HD inline void store_row(TileScratch &scratch, int token, uint16_t *to) {
-    INNERQ_UNROLL
-    for (int i = 0; i < 4; ++i) store_chunk(to + 8 * i, load_chunk(activation_row(scratch, token) + 8 * i));
+INNERQ_HD inline uint16_t *chunk_place(TileScratch &scratch, int thread) {
+    return activation_row(scratch, chunk_row(thread)) + chunk_channel(thread);
 }
 
 }  // namespace innerq
