@@ -143,8 +143,12 @@ _MARK = {PASSED: "ok  ", FAILED: "FAIL", NOT_RUN: "--  ", REPORTED: "    "}
 def _figures(rung: RungResult) -> str:
     if rung.status == NOT_RUN:
         return f"not run: {rung.reason}"
-    figures = ", ".join(f"{name} {value:.4g}" for name, value in rung.figures.items())
+    figures = ", ".join(f"{name} {_number(value)}" for name, value in rung.figures.items())
     return "; ".join(part for part in (figures, rung.tolerance) if part)
+
+
+def _number(value: float) -> str:
+    return f"{int(value):,}" if math.isfinite(value) and value == int(value) else f"{value:.4g}"
 
 
 def _plain(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,35 @@ def only_in_layer(layer: int, spoil: Spoil) -> Spoil:
                 node.overload = "spoiled"
 
     return spoil_one
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault by its name in docs/parity.md, the rung that must catch it, the layer and the thing it must name."""
+
+    name: str
+    spoil: Spoil
+    rung: str
+    layer: int | None
+    what: str
+
+
+FAULTS = (
+    Fault("one code one step off", code_one_step_off, "cache", 0, "key_codes"),
+    Fault("two scales swapped", scales_swapped, "cache", 0, "value_scales"),
+    Fault("a block written one place too far", block_misplaced, "cache", 0, "key_codes"),
+    Fault("the newest block not seen", block_unseen, "attention", 0, "attention"),
+    Fault("query heads on the wrong KV heads", heads_mixed, "attention", 0, "attention"),
+    Fault("lambda not applied to the query", lambda_forgotten, "attention", 0, "attention"),
+    Fault("positions counted from 1", positions_late, "keys and values", 0, "keys"),
+    Fault("keys in the place of values in one layer", keys_for_values, "keys and values", 1, "values"),
+    Fault("logits of the token before the last", logits_of_the_wrong_token, "logits", None, "logits"),
+)
+IN_THE_LAST_LAYER = tuple(
+    Fault(f"{fault.name}, in layer 1 only", only_in_layer(1, fault.spoil), fault.rung, 1, fault.what)
+    for fault in FAULTS
+    if fault.rung in ("cache", "attention")
+)
 
 
 def _function(model: onnx.ModelProto, name: str) -> FunctionProto:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
+from innerq_export.engine import build_engine, default_profiles
 from innerq_export.errors import UserError
+from innerq_export.onnx_io import save_onnx
 from innerq_export.parity import Case, ParityReport, check_engine
 from innerq_export.parity.cases import prompts_case
+from innerq_export.rewrite import rewrite
 from innerq_export.spec import PRESETS
-from tests.engine.real import engine_of
 from tests.parity import faults
 
 CASES = (prompts_case(50, decode=3), Case("ragged", ((60, 20), (0, 33), (3, 1))))
@@ -39,37 +42,30 @@ def test_its_figures(report) -> None:
 
 
 @pytest.mark.parametrize("preset", ["compact", "hybrid"])
-def test_other_presets_pass(preset: str, tiny_checkpoint, tiny_graph, tmp_path) -> None:
+def test_other_presets_pass(preset: str, tiny_graph, tmp_path) -> None:
     cache = PRESETS[preset].replace(sink=4, recent=12)
-    folder = engine_of(tiny_checkpoint, tiny_graph, tmp_path / "engine", cache)
-    assert check_engine(folder, tiny_checkpoint, cases=CASES[1:]).passed
+    model, _ = rewrite(tiny_graph, cache)
+    saved = save_onnx(model, tmp_path, graph=tiny_graph, cache=cache, lowering="native")
+    build_engine(saved, tmp_path, "onnxruntime", default_profiles(tiny_graph.shape, cache, 2, 512))
+    assert check_engine(tmp_path, None, cases=CASES[1:]).passed
 
 
-@pytest.mark.parametrize(
-    ("spoil", "rung", "layer", "what"),
-    [
-        (faults.code_one_step_off, "cache", 0, "key_codes"),
-        (faults.scales_swapped, "cache", 0, "value_scales"),
-        (faults.block_misplaced, "cache", 0, "key_codes"),
-        (faults.block_unseen, "attention", 0, "attention"),
-        (faults.heads_mixed, "attention", 0, "attention"),
-        (faults.lambda_forgotten, "attention", 0, "attention"),
-        (faults.positions_late, "keys and values", 0, "keys"),
-        (faults.keys_for_values, "keys and values", 1, "values"),
-        (faults.logits_of_the_wrong_token, "logits", None, "logits"),
-        (faults.only_in_layer(1, faults.code_one_step_off), "cache", 1, "key_codes"),
-        (faults.only_in_layer(1, faults.scales_swapped), "cache", 1, "value_scales"),
-        (faults.only_in_layer(1, faults.block_unseen), "attention", 1, "attention"),
-    ],
-)
-def test_a_fault_is_caught_and_named(spoil, rung, layer, what, tiny_engine, tiny_checkpoint, tmp_path) -> None:
-    folder = faults.spoiled(tiny_engine, tmp_path / "engine", spoil)
+@pytest.mark.parametrize("fault", [*faults.FAULTS, *faults.IN_THE_LAST_LAYER], ids=lambda fault: fault.name)
+def test_a_fault_is_caught_and_named(fault: faults.Fault, tiny_engine, tiny_checkpoint, tmp_path) -> None:
+    folder = faults.spoiled(tiny_engine, tmp_path / "engine", fault.spoil)
     report = check_engine(folder, tiny_checkpoint, cases=CASES)
     assert not report.passed and report.finding is not None
-    assert (report.finding.rung, report.finding.layer) == (rung, layer), report.text()
-    assert what in report.finding.what
+    assert (report.finding.rung, report.finding.layer) == (fault.rung, fault.layer), report.text()
+    assert fault.what in report.finding.what
     statuses = [result.status for result in report.rungs]
     assert statuses.count("failed") == 1 and statuses[-1] in ("not run", "reported")
+
+
+def test_the_table_in_the_docs_is_what_is_tested() -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "parity.md").read_text()
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in docs.splitlines() if line[:1] == "|"]
+    tabled = {row[0]: row[2] for row in rows if row[0] in {fault.name for fault in faults.FAULTS}}
+    assert tabled == {fault.name: fault.rung for fault in faults.FAULTS}
 
 
 def test_a_wrong_code_is_placed_to_the_channel(tiny_engine, tiny_checkpoint, tmp_path) -> None:
