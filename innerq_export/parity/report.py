@@ -51,13 +51,12 @@ class Finding:
         return ", ".join(parts) or "whole model"
 
     def text(self) -> str:
-        """Return five lines: rung and thing, place, expected, got, what to do next."""
+        """Return four lines: rung and thing, place, expected and got, what to do next."""
         return "\n".join(
             [
                 f"rung '{self.rung}': {self.what}",
                 f"  at:       {self.place} (case '{self.case}', call {self.call})",
-                f"  expected: {self.expected}",
-                f"  got:      {self.got}",
+                f"  expected: {self.expected}; got: {self.got}",
                 f"  next:     {self.advice}",
             ]
         )
