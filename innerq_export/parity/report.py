@@ -143,7 +143,7 @@ def _figures(rung: RungResult) -> str:
     if rung.status == NOT_RUN:
         return f"not run: {rung.reason}"
     figures = ", ".join(f"{name} {_number(value)}" for name, value in rung.figures.items())
-    return "; ".join(part for part in (figures, rung.tolerance) if part)
+    return "; ".join(part for part in (figures, rung.tolerance, f"{rung.calls} calls") if part)
 
 
 def _number(value: float) -> str:

@@ -42,7 +42,7 @@ class CacheConfig:
             if type(value) is not _TYPES[field.name]:
                 raise _impossible(field.name, _TYPES[field.name].__name__, repr(value), "give a value of that type")
             if not _VALID[field.name][0](value):
-                raise _impossible(field.name, _VALID[field.name][1], repr(value), f"choose {_VALID[field.name][1]}")
+                raise _impossible(field.name, _VALID[field.name][1], repr(value), _hint(field.name, value))
 
     @property
     def window_tokens(self) -> int:
@@ -88,6 +88,11 @@ def _impossible(name: str, expected: object, got: object, fix: str) -> ConfigErr
     return ConfigError(f"cache config: field '{name}' cannot be {got}", expected=expected, got=got, fix=fix)
 
 
+def _hint(name: str, value: Any) -> str:
+    return nearest(value, _NAMES[name]) if name in _NAMES else f"choose {_VALID[name][1]}"
+
+
+_NAMES = {"key_mode": MODES, "value_mode": MODES, "key_norm": KEY_NORMS}
 _TYPES: dict[str, type] = {
     "key_bits": int,
     "key_mode": str,

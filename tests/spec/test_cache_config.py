@@ -63,6 +63,13 @@ def test_impossible_values_are_refused_by_name(field: str, value: object) -> Non
     assert "expected:" in str(caught.value) and "fix:" in str(caught.value)
 
 
+def test_a_misspelt_name_gets_the_nearest_known_one() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'symmetric_full'"):
+        CacheConfig(value_mode="symetric_full")
+    with pytest.raises(ConfigError, match="did you mean 'prefill'"):
+        CacheConfig(key_norm="pre-fill")
+
+
 def test_an_unknown_field_is_refused_with_the_nearest_known_name() -> None:
     """The published cache reads a misspelt option as 'no quantisation' (STYLE.md, habit 4)."""
     with pytest.raises(ConfigError, match=r"unknown field 'k_bits'(.|\n)*did you mean 'key_bits'"):
