@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from innerq_export.errors import CheckpointError
+from innerq_export.onnx_io.external import require_bytes
 
 
 def load_onnx(path: Path) -> ir.Model:
@@ -18,18 +19,5 @@ def load_onnx(path: Path) -> ir.Model:
     for value in model.graph.initializers.values():
         tensor = value.const_value
         if isinstance(tensor, ir.ExternalTensor):
-            _require(path, tensor)
+            require_bytes(tensor)
     return model
-
-
-def _require(path: Path, tensor: ir.ExternalTensor) -> None:
-    file = Path(tensor.path)
-    size = file.stat().st_size if file.is_file() else None
-    end = (tensor.offset or 0) + tensor.nbytes
-    if size is None or size < end:
-        raise CheckpointError(
-            f"{path}: the bytes of '{tensor.name}' are missing",
-            expected=f"{file.name} of at least {end} bytes",
-            got="no such file" if size is None else f"{size} bytes",
-            fix="build it again, or copy the whole folder",
-        )

@@ -11,6 +11,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from innerq_export.artifacts import Graph, OnnxModel, digest_of
+from innerq_export.errors import UserError
 from innerq_export.onnx_io.check import check_model
 from innerq_export.onnx_io.staging import Staging
 from innerq_export.onnx_io.weights import place_weights
@@ -36,8 +37,29 @@ def save_onnx(
 
     `copy_weights` makes the folder self-contained. `OnnxModel.weights` says what became of each file. `model` itself is
     not changed. After an error the folder is as before; only while renaming can an older model.onnx be lost.
+    Raises CheckpointError for missing bytes, RewriteError if onnx refuses the model, UserError if it cannot be written.
     """
-    with (progress or Silent()).stage("writing model.onnx") as step, Staging(folder) as staging:
+    try:
+        return _save(model, folder, graph, cache, lowering, copy_weights, progress or Silent())
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot write the model there",
+            expected="a folder that can be written, with room for the weights that cannot be linked",
+            got=error.strerror or str(error),
+            fix="free some space, or name another output folder",
+        ) from error
+
+
+def _save(
+    model: ir.Model,
+    folder: Path,
+    graph: Graph,
+    cache: CacheConfig,
+    lowering: str,
+    copy_weights: bool,
+    progress: Progress,
+) -> OnnxModel:
+    with progress.stage("writing model.onnx") as step, Staging(folder) as staging:
         written = model.clone()
         written.producer_name = PRODUCER
         written.metadata_props.update({"innerq.cache": cache.to_json(), "innerq.lowering": lowering})
