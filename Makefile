@@ -25,13 +25,13 @@ format: $(VENV)/.installed-dev
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet "$(TORCH)"
-	$(BIN)/pip install --quiet --editable ".[rtx]"
+	$(BIN)/pip install -qq --upgrade pip
+	$(BIN)/pip install -qq "$(TORCH)"
+	$(BIN)/pip install -qq --editable ".[rtx]"
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/pip install --quiet --editable ".[rtx,plugin-test,dev]"
+	$(BIN)/pip install -qq --editable ".[rtx,plugin-test,dev]"
 	touch $@
 
 clean:

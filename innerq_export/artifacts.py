@@ -19,9 +19,9 @@ LOWERINGS = ("native", "plugin")
 
 @dataclass(frozen=True)
 class TensorRef:
-    """Where the bytes of one checkpoint tensor lie: `nbytes` at `offset` of a safetensors file, little-endian, row-major.
+    """Where the bytes of one checkpoint tensor lie: `nbytes` at `offset` of a safetensors file.
 
-    `dtype` is the safetensors name: F16, BF16, F32, ...
+    Little-endian, row-major. `dtype` is the safetensors name: F16, BF16, F32, ...
     """
 
     name: str
@@ -94,7 +94,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A file of weights beside model.onnx. `how` is 'linked' (to the checkpoint) or 'copied'; `reason` says why copied."""
+    """A file of weights beside model.onnx: `how` is 'linked' (to the checkpoint) or 'copied', and `reason` why."""
 
     name: str
     how: str

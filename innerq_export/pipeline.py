@@ -94,15 +94,15 @@ def _profiles(request: BuildRequest, shape: ModelShape) -> tuple[Profile, Profil
 
 @contextmanager
 def _scratch(folder: Path) -> Iterator[Path]:
-    """Yield a folder for what only a builder reads, on the same file system, so that weights can be linked."""
-    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+    """Yield a hidden folder inside `folder` for what only a builder reads; if we are killed, both go together."""
+    with TemporaryDirectory(dir=folder, prefix=".scratch-") as scratch:
         yield Path(scratch)
 
 
 def lower(graph: Graph, folder: Path, request: BuildRequest, backend: str, progress: Progress) -> OnnxModel:
     """Rewrite `graph` in the form that `backend` reads and write it into `folder`."""
     lowering = "plugin" if backend == "tensorrt" else "native"
-    flavour = "attention" if backend == "tensorrt-rtx" else "matmul"
+    flavour = "attention" if backend == "tensorrt-rtx" and graph.dtype == "float16" else "matmul"
     with progress.stage(f"rewriting for {backend}"):
         model, _ = rewrite(graph, request.cache, lowering, request.logits, flavour)
         if backend == "tensorrt-rtx":

@@ -22,7 +22,8 @@ def workplace(tmp_path_factory):
 def run(language: str, body: str, folder: Path) -> subprocess.CompletedProcess:
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     command = ["bash", "-euo", "pipefail", "-c", body] if language == "bash" else [sys.executable, "-c", body]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    settings = {"cwd": folder, "env": environment, "timeout": 600}
+    return subprocess.run(command, capture_output=True, text=True, check=False, **settings)
 
 
 def test_every_block_says_what_runs_it():
