@@ -21,6 +21,7 @@ def tidy(model: ir.Model) -> ir.Model:
     for tensor_value in model.graph.initializers.values():
         if tensor_value.const_value is not None:
             tensor_value.const_value = ir.Tensor(tensor_value.const_value.numpy(), name=tensor_value.name)
+    _cast_norm_inputs(model.graph)
     CommonSubexpressionEliminationPass()(model)
     _name_nodes(model.graph)
     _forget(model.graph)
@@ -40,6 +41,20 @@ def _rename_axes(value: ir.Value, names: dict[str, str]) -> None:
 
 def _rename(size: ir.SymbolicDim, names: dict[str, str]) -> str | None:
     return size.value and re.sub(r"\w+", lambda word: names.get(word.group(), word.group()), size.value)
+
+
+def _cast_norm_inputs(graph: ir.Graph) -> None:
+    """Give RMSNormalization input and scale of one type, where the exporter fused a cast away: onnx refuses two."""
+    for node in graph:
+        value, scale = (*node.inputs, None, None)[:2]
+        if node.op_type != "RMSNormalization" or value is None or scale is None or scale.dtype in (None, value.dtype):
+            continue
+        cast = ir.node("Cast", [value], {"to": scale.dtype})
+        cast.outputs[0].dtype, cast.outputs[0].shape = scale.dtype, value.shape
+        cast.outputs[0].name = f"{node.outputs[0].name}_input"
+        cast.metadata_props.update(node.metadata_props)
+        graph.insert_before(node, cast)
+        node.replace_input_with(0, cast.outputs[0])
 
 
 def _name_nodes(graph: ir.Graph) -> None:

@@ -2,6 +2,7 @@
 
 import json
 
+import onnx
 import pytest
 
 from innerq_export.checkpoint import open_checkpoint
@@ -34,13 +35,14 @@ RARE = {"olmo", "cohere", "starcoder2", "glm", "seed_oss", "arcee"}
     "family", [pytest.param(name, marks=[pytest.mark.slow] if name in RARE else []) for name in FAMILIES]
 )
 def test_a_family_exports_as_torch_computes_it(family, tmp_path):
-    folder = tiny_model(tmp_path / family, family, dtype="float32", num_hidden_layers=1, **FAMILIES[family])
+    folder = tiny_model(tmp_path / family, family, num_hidden_layers=1, **FAMILIES[family])
     checkpoint = open_checkpoint(str(folder))
-    graph = export_graph(checkpoint, "float32")
+    graph = export_graph(checkpoint, "float16")
     ids_BS = some_ids(2, 20)
     expected = run_torch(folder, "float32", ids_BS)
     assert expected.std() > 0.1
-    assert relative_error(run_onnx(graph, tmp_path, ids_BS), expected) < 2e-5
+    assert relative_error(run_onnx(graph, tmp_path, ids_BS), expected) < 1e-2
+    onnx.checker.check_model(tmp_path / "graph.onnx", full_check=True)
     assert sum(node.op_type == "Attention" for node in graph.model.graph) == 1
     weights = set(checkpoint.tensors) & set(graph.model.graph.initializers)
     assert weights == set(checkpoint.tensors), "a weight of the checkpoint has no place in the graph"
