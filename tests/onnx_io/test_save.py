@@ -108,8 +108,6 @@ def test_the_model_given_is_not_changed(graph: Graph, weights_file: Path, tmp_pa
 def test_an_error_on_the_way_leaves_nothing_behind(
     graph: Graph, tmp_path: Path, error: type[BaseException], shown: type[BaseException]
 ) -> None:
-    graph: Graph, tmp_path: Path, error: type[BaseException], shown: type[BaseException]
-) -> None:
     def stop() -> ir.Tensor:
         raise error("stopped")
 
