@@ -28,7 +28,10 @@ def sha256_of(path: Path) -> str:
 
 
 def entries_of(folder: Path, known: Mapping[str, FileEntry] | None = None) -> dict[str, FileEntry]:
-    """Return an entry for every file under `folder` but the manifest; `known` ones of equal size and time are kept."""
+    """Return an entry for every file under `folder` but the manifest and what is hidden.
+
+    Entries of `known` are kept where size and time are equal.
+    """
     return {name: _reuse(folder / name, (known or {}).get(name)) for name in _names(folder)}
 
 
@@ -70,5 +73,6 @@ def _reuse(path: Path, known: FileEntry | None) -> FileEntry:
 def _names(folder: Path) -> Iterator[str]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and name != MANIFEST_NAME:
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.is_file() and name != MANIFEST_NAME and not hidden:
             yield name

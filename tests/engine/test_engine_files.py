@@ -72,3 +72,10 @@ def test_files_in_folders_are_covered(tmp_path):
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "a").write_bytes(b"a")
     assert list(entries_of(tmp_path)) == ["inner/a"]
+
+
+def test_hidden_files_and_folders_are_no_part_of_an_engine(tmp_path):
+    (tmp_path / ".scratch-x").mkdir()
+    (tmp_path / ".scratch-x" / "model.onnx").touch()
+    (tmp_path / ".hidden").touch()
+    assert list(entries_of(tmp_path)) == []
