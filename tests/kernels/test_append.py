@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from side_by_side import POISON, SideBySide, bits, lengths
 
 from innerq_export.integrations import structs
 from innerq_export.integrations.library import ConfigError
 from innerq_export.spec import BITS, KEY_NORMS, MODES, PRESETS, CacheConfig
+from tests.kernels.side_by_side import POISON, SideBySide, bits, lengths
 
 SMALL = CacheConfig(sink=4, recent=8)
 relaxed = settings(

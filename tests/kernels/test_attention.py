@@ -6,12 +6,12 @@ import itertools
 
 import pytest
 import torch
-from abi import prefill
-from side_by_side import SideBySide, lengths
 
 from innerq_export import reference
 from innerq_export.integrations import calls
 from innerq_export.spec import MODES, PRESETS, CacheConfig
+from tests.kernels.abi import prefill
+from tests.kernels.side_by_side import SideBySide, lengths
 
 TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 6e-3}  # bf16: half a step of 2^-8 in every output
 SMALL = PRESETS["hybrid"].replace(sink=4, recent=8)

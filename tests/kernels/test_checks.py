@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import shutil
+import subprocess
 
 import pytest
 import torch
-from side_by_side import SideBySide
 
 from innerq_export.errors import UserError
 from innerq_export.integrations import structs, views
 from innerq_export.integrations.library import config_struct
 from innerq_export.spec import BITS, MODES, PRESETS, CacheConfig, blocks_of, record_bytes, window_bytes
+from tests.kernels.side_by_side import SideBySide
 
 
 @pytest.fixture
@@ -140,6 +142,16 @@ def test_wrong_attend_arguments_are_named(host_kernels, field, value, words):
     refs = [ctypes.byref(x) for x in (views.config_view(pair.cache), views.cache_view(pair.cache), args)]
     with pytest.raises(UserError, match=words):
         host_kernels.library.call("innerq_attend", *refs, None, 0, None)
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="needs binutils")
+def test_nothing_but_the_c_abi_is_exported(library):
+    command = ["nm", "-D", "--defined-only", "--format=posix", str(library.path)]
+    names = {
+        line.split()[0]
+        for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    }
+    assert names == {*structs.FUNCTIONS, "innerq_last_message", "innerq_status_string"}
 
 
 def test_statuses_have_names(library):

@@ -6,12 +6,12 @@ import statistics
 
 import pytest
 import torch
-from side_by_side import POISON, SideBySide, lengths
 
 from innerq_export import reference
 from innerq_export.integrations import calls
 from innerq_export.integrations.cache import empty_packed_cache
 from innerq_export.spec import PRESETS, CacheConfig
+from tests.kernels.side_by_side import POISON, SideBySide, lengths
 
 pytestmark = pytest.mark.gpu
 SMALL = CacheConfig(sink=4, recent=8)

@@ -6,15 +6,15 @@ import itertools
 
 import pytest
 import torch
-from abi import convert
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from side_by_side import POISON, SideBySide, bits, lengths
 
 from innerq_export import reference
 from innerq_export.integrations import calls
 from innerq_export.reference import Blocks, empty_blocks, packed
 from innerq_export.spec import BITS, KEY_NORMS, MODES, PRESETS, CacheConfig
+from tests.kernels.abi import convert
+from tests.kernels.side_by_side import POISON, SideBySide, bits, lengths
 
 relaxed = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 configs = st.builds(
