@@ -17,6 +17,8 @@ COMMANDS = {
     "parity": "Prove that an engine says what PyTorch says",
     "inspect": "Show what is in an engine folder",
     "plugin": "Build the CUDA kernels and the TensorRT plugin",
+    "doctor": "Examine this machine, the plugin library and a model's nodes",
+    "triton": "Write a Triton model repository for an engine folder",
     "bench": "Measure the kernels against the memory and their peers",
 }
 CANCELLED = 130
