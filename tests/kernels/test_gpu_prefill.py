@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_gpu_append import event_times
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from innerq_export.integrations.cache import empty_packed_cache
 from innerq_export.spec import PRESETS
 from tests.kernels.abi import prefill
 from tests.kernels.side_by_side import lengths
+from tests.kernels.test_gpu_append import event_times
 
 pytestmark = pytest.mark.gpu
 
