@@ -20,7 +20,7 @@ from innerq_export.engine.onnxruntime import OnnxRuntimeBackend
 from innerq_export.engine.profiles import Profile, largest
 from innerq_export.engine.versions import installed_versions
 from innerq_export.errors import ConfigError
-from innerq_export.progress import Progress, Silent
+from innerq_export.progress import Progress, Silent, Step
 
 MODEL_FILES = ("config.json", "generation_config.json")
 
@@ -51,8 +51,9 @@ def build_engine(
         made[chosen.name] = _build(chosen, _fitting(chosen, backend_model or model), folder, profiles, options, report)
     if checkpoint is not None:
         copy_model_files(checkpoint, folder)
-    manifest = _manifest(model, folder, profiles, made, checkpoint)
-    write_manifest(folder, manifest)
+    with report.stage("hashing the files") as step:
+        manifest = _manifest(model, folder, profiles, made, checkpoint, step)
+        write_manifest(folder, manifest)
     return Engine(folder, manifest.to_dict())
 
 
@@ -110,6 +111,7 @@ def _manifest(
     profiles: Sequence[Profile],
     made: dict[str, Built],
     checkpoint: Checkpoint | None,
+    step: Step,
 ) -> Manifest:
     max_batch, max_context, _ = largest(profiles)
     return Manifest(
@@ -127,7 +129,7 @@ def _manifest(
         versions=installed_versions()
         | {name: text for built in made.values() for name, text in built.versions.items()},
         backends={name: _record(built, profiles) for name, built in made.items()},
-        files=entries_of(folder),
+        files=entries_of(folder, step=step),
         weights=model.weights,
         aliases=tuple(pair for built in made.values() for pair in built.aliases),
     )

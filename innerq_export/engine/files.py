@@ -8,6 +8,7 @@ from pathlib import Path
 
 from innerq_export.engine.manifest import MANIFEST_NAME, FileEntry
 from innerq_export.errors import UserError
+from innerq_export.progress import Step
 
 _CHUNK = 1 << 22
 
@@ -27,12 +28,20 @@ def sha256_of(path: Path) -> str:
     return total.hexdigest()
 
 
-def entries_of(folder: Path, known: Mapping[str, FileEntry] | None = None) -> dict[str, FileEntry]:
+def entries_of(
+    folder: Path, known: Mapping[str, FileEntry] | None = None, step: Step | None = None
+) -> dict[str, FileEntry]:
     """Return an entry for every file under `folder` but the manifest and what is hidden.
 
-    Entries of `known` are kept where size and time are equal.
+    Entries of `known` are kept where size and time are equal. `step` hears of every file.
     """
-    return {name: _reuse(folder / name, (known or {}).get(name)) for name in _names(folder)}
+    names = list(_names(folder))
+    found = {}
+    for count, name in enumerate(names):
+        if step is not None:
+            step.advance(count / len(names), name)
+        found[name] = _reuse(folder / name, (known or {}).get(name))
+    return found
 
 
 def check_files(folder: Path, files: Mapping[str, FileEntry], fix: str, *, full: bool = False) -> None:

@@ -21,10 +21,12 @@ class Recorder:
 
     @contextmanager
     def stage(self, name):
+        self.name = name
         yield self
 
     def advance(self, fraction, note=""):
-        self.fractions.append(fraction)
+        if self.name == "building for tensorrt-rtx":
+            self.fractions.append(fraction)
         if fraction >= self.interrupt_at:
             raise KeyboardInterrupt
 
