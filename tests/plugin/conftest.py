@@ -32,10 +32,9 @@ class Built:
 
 
 def headers(major: int) -> Path | None:
-    """Return the folder with the headers of TensorRT `major`, or None."""
+    """Return the folder with the headers of TensorRT `major`, or None. TENSORRT_INCLUDE_DIR excludes other places."""
     named = os.environ.get("TENSORRT_INCLUDE_DIR")
-    places = ([named] if named else []) + list(PLACES[major])
-    for place in map(Path, places):
+    for place in map(Path, [named] if named else PLACES[major]):
         version = place / "NvInferVersion.h"
         if version.is_file() and f"ENTERPRISE {major}\n" in version.read_text():
             return place

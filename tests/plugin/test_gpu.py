@@ -33,6 +33,15 @@ def test_two_contexts_on_two_streams(gpu, tmp_path):
             stack.past += torch.tensor(new, dtype=torch.int32)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
+def test_a_llama_sized_stack(gpu, tmp_path, dtype):
+    """Four layers of 32 query and 8 KV heads, ragged prompts in chunks, decoding past a flush."""
+    sizes = Sizes(batch=3, heads=32, kv_heads=8, head_dim=128, layers=4, capacity=32, dtype=dtype)
+    stack = Stack(gpu, tmp_path, CacheConfig(), sizes)
+    for index, new in enumerate(([500, 333, 64], [129, 16, 7], [8, 8, 8], *[[1, 1, 1]] * 35)):
+        stack.step(new, seed=index, check=False)
+
+
 def test_a_decode_step_replays_as_a_cuda_graph(gpu, tmp_path):
     """Lengths and tokens change between replays, blocks are flushed; every replay equals the C ABI."""
     gpu.ok("stream", "g")
