@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from innerq_export.artifacts import LOWERINGS, ModelShape, WeightFile
-from innerq_export.errors import EnvironmentMismatchError, UserError, nearest
+from innerq_export.engine.strict import decode
+from innerq_export.errors import EnvironmentMismatchError, UserError
 from innerq_export.spec import CacheConfig, preset_name
 
 MANIFEST_NAME = "manifest.json"
@@ -77,16 +78,12 @@ class Manifest:
         Raises EnvironmentMismatchError for another schema, UserError for fields that are missing, unknown or broken.
         """
         _check_schema(fields, where)
-        known = {item.name for item in dataclasses.fields(cls)}
-        required = {item.name for item in dataclasses.fields(cls) if _is_required(item)}
-        for name in sorted(set(fields) - known):
-            raise _broken(where, f"unknown field '{name}', {nearest(name, known)}")
-        for name in sorted(required - set(fields)):
-            raise _broken(where, f"field '{name}' is missing")
         try:
-            return cls(**dict(fields) | _typed(fields))
-        except (TypeError, ValueError, AttributeError, KeyError) as error:
+            manifest = decode(cls, fields)
+            _check_values(manifest)
+        except ValueError as error:
             raise _broken(where, str(error)) from error
+        return manifest
 
 
 def rebuild_command(manifest: Manifest, folder: Path) -> str:
@@ -120,26 +117,14 @@ def _check_schema(fields: Mapping[str, Any], where: Path) -> None:
     )
 
 
-def _typed(fields: Mapping[str, Any]) -> dict[str, Any]:
-    if fields["lowering"] not in LOWERINGS:
-        raise ValueError(f"lowering is {fields['lowering']!r}, not one of {LOWERINGS}")
-    for name, record in fields["backends"].items():
-        if not isinstance(record.get("versions"), dict):
-            raise ValueError(f"backends: '{name}' has no versions")
-    if not isinstance(fields.get("ready", False), bool):
-        raise ValueError(f"ready is {fields['ready']!r}, not true or false")
-    return {
-        "notes": tuple(fields["notes"]),
-        "model": ModelShape(**fields["model"]),
-        "cache": CacheConfig.from_dict(fields["cache"]),
-        "files": {name: FileEntry(**entry) for name, entry in fields["files"].items()},
-        "weights": tuple(WeightFile(**entry) for entry in fields.get("weights", ())),
-        "aliases": tuple((past, present) for past, present in fields.get("aliases", ())),
-    }
-
-
-def _is_required(item: dataclasses.Field[Any]) -> bool:
-    return item.default is dataclasses.MISSING
+def _check_values(manifest: Manifest) -> None:
+    if manifest.lowering not in LOWERINGS:
+        raise ValueError(f"lowering is {manifest.lowering!r}, not one of {LOWERINGS}")
+    for name, size in dataclasses.asdict(manifest.model).items():
+        if not 1 <= size < 1 << 31:
+            raise ValueError(f"model.{name} is {size}, not a size")
+    for name, record in manifest.backends.items():
+        decode(Mapping[str, str], record.get("versions"), f"backends.{name}.versions")
 
 
 def _broken(where: Path, why: str) -> UserError:

@@ -64,12 +64,12 @@ def test_another_schema_is_refused_with_both_sides_and_the_command():
 def test_a_missing_field_is_named(name):
     fields = manifest().to_dict()
     del fields[name]
-    with pytest.raises(UserError, match=f"'{name}' is missing"):
+    with pytest.raises(UserError, match=f"{name} is missing"):
         Manifest.from_dict(fields, WHERE)
 
 
 def test_an_unknown_field_gets_the_nearest_name():
-    with pytest.raises(UserError, match="did you mean 'ready'"):
+    with pytest.raises(UserError, match="readdy is unknown, did you mean 'ready'"):
         Manifest.from_dict(manifest().to_dict() | {"readdy": True}, WHERE)
 
 
