@@ -24,6 +24,7 @@ from innerq_export.rewrite.normal.walk import producer, without_empty
 from innerq_export.rewrite.rule import NOT_A_CANDIDATE
 
 _TOKEN_AXES = (2, -2)
+_CHANNEL_AXES = (3, -1)
 
 
 class OwnPast(OperandRule):
@@ -32,7 +33,7 @@ class OwnPast(OperandRule):
     def refuse(self, node: ir.Node) -> str | None:
         """Return why the past is not simply an input of the network."""
         given = [operand(node, index) for index in (PAST_KEY, PAST_VALUE)]
-        joined = [producer(without_empty(operand(node, index)), "Concat") for index in (KEY, VALUE)]
+        joined = [_join(node, index) for index in (KEY, VALUE)]
         pasts = [value for value in given if value is not None]
         pasts += [past for join in joined if join and (past := without_empty(join.inputs[0])) is not None]
         if not pasts:
@@ -50,7 +51,7 @@ class OwnPast(OperandRule):
     def apply(self, graph: ir.Graph, node: ir.Node) -> None:
         """Let the node read the new tokens alone."""
         for index in (KEY, VALUE):
-            join = producer(without_empty(operand(node, index)), "Concat")
+            join = _join(node, index)
             if join is not None:
                 node.replace_input_with(index, join.inputs[1])
         for index in (PAST_KEY, PAST_VALUE):
@@ -58,3 +59,9 @@ class OwnPast(OperandRule):
                 node.replace_input_with(index, None)
         if attention_output_only(node):
             node.resize_outputs(1)
+
+
+def _join(node: ir.Node, index: int) -> ir.Node | None:
+    """Return the Concat of tokens before an operand; partial rotary embedding concatenates channels, which is none."""
+    join = producer(without_empty(operand(node, index)), "Concat")
+    return None if join is not None and join.attributes.get_int("axis", 0) in _CHANNEL_AXES else join
