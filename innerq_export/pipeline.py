@@ -78,7 +78,7 @@ def build(request: BuildRequest, progress: Progress | None = None) -> Engine:
             options=request.options,
         )
     if request.parity != "off":
-        prove(request.output, checkpoint, request.parity, progress)
+        prove(request.output, checkpoint or Path(request.model), request.parity, progress)
     return load_engine(request.output)
 
 
@@ -113,11 +113,16 @@ def lower(graph: Graph, folder: Path, request: BuildRequest, backend: str, progr
     )
 
 
-def prove(folder: Path, checkpoint: Checkpoint | None, extent: str, progress: Progress | None = None) -> ParityReport:
-    """Run parity on an engine folder, keep the report there, set `ready` if it passed; else raise ParityError."""
+def prove(
+    folder: Path, source: Checkpoint | Path | None, extent: str, progress: Progress | None = None
+) -> ParityReport:
+    """Run parity on an engine folder made from `source` (a checkpoint, an .onnx, or unknown) and keep the report there.
+
+    Sets `ready` if it passed; else raises ParityError.
+    """
     from innerq_export.parity import FAST, FULL, REPORT_NAME, check_engine
 
-    report = check_engine(folder, checkpoint, cases=FULL if extent == "full" else FAST, progress=progress)
+    report = check_engine(folder, source, cases=FULL if extent == "full" else FAST, progress=progress)
     (folder / REPORT_NAME).write_text(report.to_json(), encoding="utf-8")
     seal(folder, ready=report.passed, parity=report.summary)
     if not report.passed:

@@ -12,7 +12,9 @@ from innerq_export.cli.params import FOLDER, format_option
 
 @click.command(name="parity")
 @click.argument("engine", type=FOLDER)
-@click.option("--model", help="The checkpoint it was built from.  [default: the one named in the manifest]")
+@click.option(
+    "--model", help="The checkpoint or .onnx it was built from.  [default: the checkpoint named in the manifest]"
+)
 @click.option("--full", is_flag=True, help="All cases, not only the fast subset.")
 @format_option
 def command(engine: Path, model: str | None, full: bool, form: str) -> None:
@@ -21,10 +23,11 @@ def command(engine: Path, model: str | None, full: bool, form: str) -> None:
     from innerq_export.engine import read_manifest
     from innerq_export.pipeline import prove
 
-    source = model or read_manifest(engine).source
+    named = model or read_manifest(engine).source
     progress = RichProgress()
-    checkpoint = None if source.endswith(".onnx") else open_checkpoint(source, progress)
-    report = prove(engine, checkpoint, "full" if full else "fast", progress)
+    from_onnx = Path(model) if model else None
+    source = from_onnx if named.endswith(".onnx") else open_checkpoint(named, progress)
+    report = prove(engine, source, "full" if full else "fast", progress)
     if form == "json":
         click.echo(report.to_json(), nl=False)
     else:

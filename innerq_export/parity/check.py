@@ -26,33 +26,39 @@ _PACKAGES = ("innerq-export", "onnxruntime", "torch", "transformers")
 
 def check_engine(
     folder: Path,
-    checkpoint: Checkpoint | None,
+    source: Checkpoint | Path | None,
     *,
     cases: Sequence[Case] = FAST,
     progress: Progress | None = None,
 ) -> ParityReport:
-    """Hold the engine in `folder` to the reference and, where a checkpoint is given, to the Hugging Face model.
+    """Hold the engine in `folder` to the reference and to `source`, what it was made from.
 
-    `passed` is false when any rung found something; for that nothing is raised, and nothing is written at all. Cases
-    are cut where the model's context ends. Without a checkpoint the rungs that need one are listed as not run. Raises
-    UserError for a folder that cannot be run, or a checkpoint that the engine was not made from.
+    `source` is a checkpoint (the Hugging Face model in PyTorch), the user's plain decoder .onnx, or None; rungs that
+    would need more than it gives are listed as not run. `passed` is false when any rung found something; for that
+    nothing is raised, and nothing is written at all. Cases are cut where the model's context ends. Raises UserError for
+    a folder that cannot be run, or a checkpoint that the engine was not made from.
     """
     from innerq_export.engine.folder import read_manifest
     from innerq_export.parity.runners.onnxruntime import OnnxRuntimeRunner
     from innerq_export.parity.threads import torch_threads
 
     manifest = read_manifest(folder)
-    if checkpoint is not None:
-        _check_source(folder, manifest, checkpoint)
+    if isinstance(source, Checkpoint):
+        _check_source(folder, manifest, source)
     small = _is_small(manifest)
     threads = 1 if small else 0
     with (progress or Silent()).stage("parity") as step, torch_threads(threads):
         runner = OnnxRuntimeRunner(folder, manifest.model.layers, threads, shipped=small)
-        return check_runner(runner, folder, manifest, checkpoint, cases, step)
+        return check_runner(runner, folder, manifest, source, cases, step)
 
 
 def check_runner(
-    runner: Runner, folder: Path, manifest: Manifest, checkpoint: Checkpoint | None, cases: Sequence[Case], step: Step
+    runner: Runner,
+    folder: Path,
+    manifest: Manifest,
+    source: Checkpoint | Path | None,
+    cases: Sequence[Case],
+    step: Step,
 ) -> ParityReport:
     """Do what `check_engine` does, with the engine run by `runner`."""
     from innerq_export.parity.ladder import open_ladder
@@ -62,8 +68,8 @@ def check_runner(
     fitting = [case for case in (case.within(manifest.model.max_positions) for case in cases) if case]
     batch, longest = max(case.batch for case in fitting), max(max(case.totals) for case in fitting)
     streams_BT = token_streams(folder, manifest.model.vocab, batch, longest)
-    step.advance(0.0, "opening the Hugging Face model")
-    ladder = open_ladder(runner, manifest, checkpoint, streams_BT)
+    step.advance(0.0, "opening the model without a cache")
+    ladder = open_ladder(runner, manifest, source, streams_BT)
     done, total = 0, sum(len(case.calls) for case in fitting)
     for case in fitting:
 
@@ -74,16 +80,15 @@ def check_runner(
 
         if not ladder.climb(case, streams_BT, tick):
             break
-    return _report(ladder, manifest, checkpoint, fitting, time.monotonic() - started)
+    return _report(ladder, manifest, source, fitting, time.monotonic() - started)
 
 
 def _report(
-    ladder: Ladder, manifest: Manifest, checkpoint: Checkpoint | None, cases: Sequence[Case], seconds: float
+    ladder: Ladder, manifest: Manifest, source: Checkpoint | Path | None, cases: Sequence[Case], seconds: float
 ) -> ParityReport:
-    model = checkpoint.source if checkpoint else None
     return ParityReport(
         engine=f"{manifest.source} in {ladder.runner.name} ({manifest.dtype}, {manifest.lowering})",
-        against=f"the reference and PyTorch on {model}" if model else "the reference",
+        against=_against(source),
         passed=ladder.finding is None,
         rungs=ladder.results(),
         finding=ladder.finding,
@@ -93,6 +98,13 @@ def _report(
         seconds=round(seconds, 2),
         notes=tuple(manifest.notes),
     )
+
+
+def _against(source: Checkpoint | Path | None) -> str:
+    if source is None:
+        return "the reference"
+    other = f"{source.name} in ONNX Runtime" if isinstance(source, Path) else f"PyTorch on {source.source}"
+    return f"the reference and {other}"
 
 
 def _check_source(folder: Path, manifest: Manifest, checkpoint: Checkpoint) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,10 +14,12 @@ from innerq_export.engine.manifest import Manifest
 from innerq_export.parity.call import Call
 from innerq_export.parity.cases import Case
 from innerq_export.parity.observation import Runner
+from innerq_export.parity.onnx_source import OnnxSource
 from innerq_export.parity.report import FAILED, NOT_RUN, PASSED, REPORTED, Finding, RungResult
 from innerq_export.parity.rungs import (
     AttentionRung,
     CacheRung,
+    FullPrecisionRung,
     KeysValuesRung,
     LogitsRung,
     Rung,
@@ -28,18 +31,20 @@ from innerq_export.reference import Cache, empty_cache
 from innerq_export.spec import CacheConfig, blocks_of
 
 
-def open_ladder(runner: Runner, manifest: Manifest, checkpoint: Checkpoint | None, streams_BT: Tensor) -> Ladder:
-    """Return the ladder for an engine; without a checkpoint it has no rungs that need PyTorch's side."""
+def open_ladder(runner: Runner, manifest: Manifest, source: Checkpoint | Path | None, streams_BT: Tensor) -> Ladder:
+    """Return the ladder for an engine made from `source`: a checkpoint, a plain decoder .onnx, or nothing known."""
     dtype, shape = manifest.dtype, manifest.model
-    model = TorchModel(checkpoint.folder, dtype) if checkpoint else None
-    unquantised = torch.stack([model.unquantised(ids) for ids in streams_BT]) if model else torch.empty(0)
+    model = TorchModel(source.folder, dtype) if isinstance(source, Checkpoint) else None
+    plain = OnnxSource(source) if isinstance(source, Path) else model
+    logits_BTV = torch.stack([plain.unquantised(ids) for ids in streams_BT]) if plain else None
     rungs = (
         CacheRung(),
         AttentionRung(shape.layers, dtype),
         KeysValuesRung(shape.layers, dtype),
         LogitsRung(shape.layers, dtype),
+        FullPrecisionRung(shape.layers, dtype, logits_BTV),
         ShippedRung(),
-        UnquantisedRung(unquantised),
+        UnquantisedRung(logits_BTV),
     )
     return Ladder(manifest.cache, shape, dtype, runner, model, rungs)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import onnx_ir as ir
 import pytest
 
 from innerq_export.engine import build_engine, default_profiles
@@ -16,6 +17,7 @@ from innerq_export.rewrite import rewrite
 from innerq_export.spec import PRESETS
 from tests.parity import faults
 
+VERDICTS = ("cache", "attention", "keys and values", "logits", "full precision", "as shipped")
 CASES = (prompts_case(50, decode=3), Case("ragged", ((60, 20), (0, 33), (3, 1))))
 
 
@@ -27,7 +29,7 @@ def report(tiny_engine, tiny_checkpoint) -> ParityReport:
 def test_a_sound_engine_passes_every_rung(report) -> None:
     assert report.passed and report.finding is None
     statuses = {rung.name: rung.status for rung in report.rungs}
-    verdicts = dict.fromkeys(["cache", "attention", "keys and values", "logits", "as shipped"], "passed")
+    verdicts = dict.fromkeys(VERDICTS, "passed")
     assert statuses == verdicts | {"unquantised": "reported"}
     assert all(rung.calls == 7 for rung in report.rungs)
 
@@ -38,6 +40,8 @@ def test_its_figures(report) -> None:
     assert 50 < min(report.layers_db) < 90
     assert figures["logits"]["worst dB"] > 50
     assert 0 < figures["unquantised"]["mean KL"] < 1
+    assert figures["full precision"]["worst dB"] > 50
+    assert figures["full precision"]["logits compared"] == 1
     assert ParityReport.from_json(report.to_json()) == report
 
 
@@ -76,11 +80,40 @@ def test_a_wrong_code_is_placed_to_the_channel(tiny_engine, tiny_checkpoint, tmp
     assert float(finding.got.split()[0]) == float(finding.expected.split()[0]) + 1
 
 
-def test_without_a_checkpoint_rungs_are_not_run_rather_than_passed(tiny_engine) -> None:
+@pytest.fixture(scope="module")
+def plain_onnx(tiny_graph, tmp_path_factory) -> Path:
+    """The decoder before its rewrite, as a user would bring it."""
+    path = tmp_path_factory.mktemp("plain") / "decoder.onnx"
+    ir.save(tiny_graph.model, path, external_data="decoder.onnx.data")
+    return path
+
+
+def test_an_engine_from_onnx_is_held_to_that_onnx(tiny_engine, plain_onnx) -> None:
+    report = check_engine(tiny_engine, plain_onnx, cases=CASES)
+    statuses = {rung.name: rung.status for rung in report.rungs}
+    assert report.passed and report.against == "the reference and decoder.onnx in ONNX Runtime"
+    assert (statuses["full precision"], statuses["unquantised"]) == ("passed", "reported")
+    assert statuses["logits"] == "not run"
+
+
+@pytest.mark.parametrize("spoil", [faults.keys_for_values, faults.logits_of_the_wrong_token])
+def test_so_faults_of_the_graph_show_without_pytorch(spoil, tiny_engine, plain_onnx, tmp_path) -> None:
+    folder = faults.spoiled(tiny_engine, tmp_path / "engine", spoil)
+    finding = check_engine(folder, plain_onnx, cases=(prompts_case(9, decode=1),)).finding
+    assert finding is not None and finding.rung == "full precision"
+
+
+def test_an_onnx_with_unknown_inputs_is_refused(tiny_engine) -> None:
+    with pytest.raises(UserError, match=r"cannot be run for parity(.|\n)*past_length"):
+        check_engine(tiny_engine, tiny_engine / "model.onnx", cases=CASES)
+
+
+def test_without_a_source_rungs_are_not_run_rather_than_passed(tiny_engine) -> None:
     report = check_engine(tiny_engine, None, cases=CASES[:1])
     statuses = {rung.name: (rung.status, rung.reason) for rung in report.rungs}
     assert statuses["cache"][0] == "passed"
     assert statuses["logits"] == ("not run", "no Hugging Face checkpoint to compare with")
+    assert statuses["full precision"] == ("not run", "no model without a cache to compare with")
     assert report.against == "the reference"
 
 

@@ -8,6 +8,7 @@ from innerq_export.parity.call import Call
 from innerq_export.parity.report import Finding
 
 NO_CHECKPOINT = "no Hugging Face checkpoint to compare with"
+NO_SOURCE = "no model without a cache to compare with"
 
 
 class Rung(Protocol):

@@ -6,27 +6,28 @@ from torch import Tensor
 
 from innerq_export.parity.call import Call
 from innerq_export.parity.metrics import kl_divergence, top1_agrees
-from innerq_export.parity.rungs.base import lacks_torch
+from innerq_export.parity.rungs.base import NO_SOURCE
 
 
 class UnquantisedRung:
-    """KL and top-1 agreement to the Hugging Face model; `logits_BTV` are its logits over the token streams."""
+    """KL and top-1 agreement to the model without a cache; `logits_BTV` are its logits over the token streams."""
 
     name = "unquantised"
     tolerance = ""
     verdict = False
 
-    def __init__(self, logits_BTV: Tensor):
+    def __init__(self, logits_BTV: Tensor | None):
         self._logits_BTV = logits_BTV
         self._kl: list[float] = []
         self._agreed: list[bool] = []
 
     def lacks(self, call: Call) -> str:
-        """PyTorch's side."""
-        return lacks_torch(call)
+        """The source's logits."""
+        return NO_SOURCE if self._logits_BTV is None else ""
 
     def check(self, call: Call) -> None:
         """Record the sequences that got tokens."""
+        assert self._logits_BTV is not None
         for b in call.active:
             last = int(call.past_length_B[b] + call.new_length_B[b]) - 1
             expected, got = self._logits_BTV[b, last], call.seen.logits_BV[b]
