@@ -141,7 +141,7 @@ Tensors Tensors::of(const nvinfer1::DynamicPluginTensorDesc *in, int32_t in_coun
     tensors.out_count = out == nullptr ? 0 : out_count;
     for (int32_t i = 0; i < tensors.in_count + tensors.out_count && i < 2 * kMaxTensors; ++i) {
         const nvinfer1::DynamicPluginTensorDesc &desc = i < in_count ? in[i] : out[i - in_count];
-        tensors.dims[i] = &(desc.*bound);
+        tensors.dims[i] = i < in_count ? &(desc.*bound) : nullptr;
         tensors.types[i] = desc.desc.type;
     }
     return tensors;
@@ -159,7 +159,7 @@ int32_t resolve(const OpSpec &op, const Attributes &attributes, const Tensors &t
     for (int32_t i = 0; i < op.input_count + op.output_count; ++i) {
         const TensorSpec &spec = i < op.input_count ? op.inputs[i] : op.outputs[i - op.input_count];
         if (check_type(op, spec, tensors.types[i], activation) != 0) return 1;
-        if (bind_tensor(op, spec, *tensors.dims[i], call) != 0) return 1;
+        if (tensors.dims[i] != nullptr && bind_tensor(op, spec, *tensors.dims[i], call) != 0) return 1;
     }
     return check_heads(op, call);
 }

@@ -23,12 +23,12 @@ class Tensors {
 
     static Tensors of(const nvinfer1::PluginTensorDesc *in, int32_t in_count, const nvinfer1::PluginTensorDesc *out,
                       int32_t out_count) noexcept;
-    // `bound` picks min, max or opt of every tensor.
+    // `bound` picks min, max or opt of the inputs. Ranges of outputs are not looked at: they follow from the inputs.
     static Tensors of(const nvinfer1::DynamicPluginTensorDesc *in, int32_t in_count,
                       const nvinfer1::DynamicPluginTensorDesc *out, int32_t out_count,
                       Dims nvinfer1::DynamicPluginTensorDesc::*bound) noexcept;
 
-    const Dims *dims[2 * kMaxTensors];
+    const Dims *dims[2 * kMaxTensors];  // NULL: unknown
     DataType types[2 * kMaxTensors];
     int32_t in_count, out_count;
 };

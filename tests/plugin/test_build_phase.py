@@ -106,8 +106,8 @@ def test_good_ranges_are_accepted(host, node):
 
 @ALL
 def test_one_wrong_dimension_is_named(host, node):
-    symbols = [symbol for port in node.ports for symbol in port.shape]
-    for port in node.ports:
+    symbols = [symbol for port in node.inputs for symbol in port.shape]
+    for port in node.inputs:
         shape = node.shape_of(port)
         for axis, extent in enumerate(shape):
             if symbols.count(port.shape[axis]) == 1 and port.shape[axis] == "NB":
@@ -116,6 +116,21 @@ def test_one_wrong_dimension_is_named(host, node):
             words = ranges(node.ranges(**{port.name: changed}), len(node.inputs))
             message = host.refused("configure", node.op.name, *words)
             assert node.op.name in message and "tensor '" in message and "expected" in message
+
+
+@ALL
+def test_outputs_of_another_shape_are_refused_when_a_call_is_prepared(host, node):
+    for port in node.ports[len(node.inputs) :]:
+        words = [len(node.inputs), len(node.ports) - len(node.inputs)]
+        for other in node.ports:
+            shape = node.shape_of(other)
+            words += [
+                "null",
+                node.type_of(other),
+                len(shape),
+                *(shape if other != port else (shape[0] + 1, *shape[1:])),
+            ]
+        assert f"tensor '{port.name}'" in host.refused("shape_change", node.op.name, *words)
 
 
 @ALL
