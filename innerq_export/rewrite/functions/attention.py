@@ -34,12 +34,9 @@ def attention_body(op: Any, inputs: list[ir.Value], config: CacheConfig, scale: 
 
     key_parts = 3 if has_zeros(config.key_mode) else 2
     held = Columns(block_keys(op, blocks[:key_parts], config), block_values(op, blocks[key_parts:], config))
-    window_key, window_value = op.Split(window, axis=1, num_outputs=2, _outputs=2)
-    recent = Columns(
-        op.Concat(op.Squeeze(window_key, [1]), key_BHkvSD, axis=2),
-        op.Concat(op.Squeeze(window_value, [1]), value_BHkvSD, axis=2),
-    )
+    window_parts = [op.Gather(window, index, axis=1) for index in (0, 1)]
+    recent = [Columns(*window_parts), Columns(key_BHkvSD, value_BHkvSD)]
     attend = with_attention_op if flavour == "attention" else with_products
     attended = attend(op, query_BHqSD, key_norm_BHkvD, held, recent, seen, scale)
     padded = op.Where(real_rows(op, new_length_B, new_1), attended, 0.0)
-    return op.Cast(padded, to=query_BHqSD.dtype)
+    return padded if padded.dtype == query_BHqSD.dtype else op.Cast(padded, to=query_BHqSD.dtype)

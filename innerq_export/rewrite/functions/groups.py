@@ -43,7 +43,10 @@ def _symmetric(op: Any, x: ir.Value, axis: int, bits: int) -> QuantisedGroups:
 
 def _symmetric_full(op: Any, x: ir.Value, axis: int, bits: int) -> QuantisedGroups:
     half_range = 2 ** (bits - 1)
-    scale = half_precision(op, op.Div(op.Neg(_first_largest(op, x, axis)), float(half_range)))
+    size = op.Abs(x)
+    largest = op.ReduceMax(size, [axis])
+    below = _first_largest_is_negative(op, x, op.Equal(size, largest), axis)
+    scale = half_precision(op, op.Div(largest, op.Where(below, float(half_range), float(-half_range))))
     return QuantisedGroups(_codes(op, x, scale, -half_range, half_range - 1), scale)
 
 
@@ -51,7 +54,7 @@ def _asymmetric(op: Any, x: ir.Value, axis: int, bits: int) -> QuantisedGroups:
     smallest = op.ReduceMin(x, [axis])
     spread = op.Sub(op.ReduceMax(x, [axis]), smallest)
     scale, zero = half_precision(op, op.Div(spread, float(2**bits - 1))), half_precision(op, smallest)
-    code = _codes(op, op.Sub(x, zero), scale, 0, 2**bits - 1)
+    code = _codes(op, op.Where(op.Equal(scale, 0.0), 0.0, op.Sub(x, zero)), scale, 0, 2**bits - 1)
     return QuantisedGroups(op.Sub(code, float(2 ** (bits - 1))), scale, zero)
 
 
@@ -69,19 +72,22 @@ def _hybrid(op: Any, x: ir.Value, axis: int, bits: int) -> QuantisedGroups:
 
 
 def _codes(op: Any, x: ir.Value, scale: ir.Value, lowest: int, highest: int) -> ir.Value:
-    """Return clamp(rint(x / scale), lowest, highest), 0 where the scale is 0."""
-    flat = op.Equal(scale, 0.0)
-    quotient = op.Div(x, op.Where(flat, 1.0, scale))
-    return op.Where(flat, 0.0, op.Clip(op.Round(quotient), float(lowest), float(highest)))
+    """Return clamp(rint(x / scale), lowest, highest).
+
+    A scale of 0 is taken as 1: then |x| < 0.5, because the scale is |x| / 128 or more rounded to a multiple of 2^-24,
+    and all codes are 0.
+    """
+    quotient = op.Div(x, op.Where(op.Equal(scale, 0.0), 1.0, scale))
+    return op.Clip(op.Round(quotient), float(lowest), float(highest))
 
 
-def _first_largest(op: Any, x: ir.Value, axis: int) -> ir.Value:
-    """Return the first x of largest magnitude, kept dims; no ArgMax, whose tie rule differs between runtimes."""
-    largest = op.ReduceMax(op.Abs(x), [axis])
-    place = op.Reshape([float(i) for i in range(GROUP_SIZE)], [GROUP_SIZE, 1] if axis == -2 else [1, GROUP_SIZE])
-    first_above = op.ReduceMin(op.Where(op.Equal(x, largest), place, float(GROUP_SIZE)), [axis])
-    first_below = op.ReduceMin(op.Where(op.Equal(x, op.Neg(largest)), place, float(GROUP_SIZE)), [axis])
-    return op.Where(op.Less(first_below, first_above), op.Neg(largest), largest)
+def _first_largest_is_negative(op: Any, x: ir.Value, is_largest: ir.Value, axis: int) -> ir.Value:
+    """Return whether the first x of largest magnitude is below 0, kept dims: the sign of sum x_i 4^-i over these x.
+
+    Each term exceeds the sum of all later ones, so no rounding changes the sign. (Runtimes differ in ArgMax's ties.)
+    """
+    weights = op.Reshape([4.0**-i for i in range(GROUP_SIZE)], [GROUP_SIZE, 1] if axis == -2 else [1, GROUP_SIZE])
+    return op.Less(op.ReduceSum(op.Where(is_largest, op.Mul(x, weights), 0.0), [axis]), 0.0)
 
 
 def _error_sum(op: Any, x: ir.Value, value: ir.Value, axis: int) -> ir.Value:
