@@ -9,6 +9,7 @@ from typing import Any
 
 from innerq_export import __version__
 from innerq_export.doctor import packages, plugin, system, tensorrt
+from innerq_export.doctor.engine import check_engine_folder
 from innerq_export.doctor.finding import Finding, Probe, guarded
 from innerq_export.doctor.nodes import check_nodes
 from innerq_export.errors import UserError
@@ -58,6 +59,8 @@ def examine(model: Path | None = None, library: Path | None = None) -> Report:
     findings = [finding for topic, probe in PROBES for finding in guarded(topic, probe)]
     found: list[plugin.PluginLibrary] = []
     findings += guarded("plugin", lambda: _library(library, found.append))
+    if model is not None and (model / "manifest.json").is_file():
+        findings += guarded("engine", lambda: check_engine_folder(model))
     if onnx_file is not None:
         findings += guarded("onnx", lambda: check_nodes(onnx_file, found[0] if found else None))
     return Report(tuple(findings))

@@ -16,6 +16,7 @@ from innerq_export.doctor import report as report_module
 from innerq_export.doctor.finding import guarded
 from innerq_export.doctor.run import ask_python
 from innerq_export.errors import UserError
+from tests.engine.toy import toy_engine
 
 
 @pytest.fixture
@@ -102,6 +103,24 @@ def test_a_model_of_standard_ops_needs_no_plugin(quick, tmp_path):
     report = examine(standard_model(tmp_path))
     (onnx_finding,) = [finding for finding in report.findings if finding.topic == "onnx"]
     assert onnx_finding.state == "ok" and "no plugin is needed" in onnx_finding.text
+
+
+def test_an_engine_folder_is_held_against_this_machine(quick, tmp_path):
+    folder = toy_engine(tmp_path / "toy")
+
+    def engine_findings():
+        return [finding for finding in examine(folder).findings if finding.topic == "engine"]
+
+    (good,) = engine_findings()
+    assert (good.name, good.state) == ("onnxruntime", "ok")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["backends"]["onnxruntime"]["versions"]["onnxruntime"] = "999.0"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (bad,) = engine_findings()
+    assert bad.state == "problem" and "onnxruntime 999.0" in bad.text and "innerq-export build" in bad.fix
+    (folder / "manifest.json").write_text("{")
+    (broken,) = engine_findings()
+    assert broken.state == "problem" and "not JSON" in broken.text
 
 
 def test_what_is_no_model_is_refused(quick, tmp_path):
