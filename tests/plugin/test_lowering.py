@@ -1,8 +1,15 @@
 """The plugin lowering of a decoder is what TensorRT's parser turns into this plugin."""
 
+import re
+import subprocess
+import sys
+
 import onnx
 import pytest
 
+from innerq_export.doctor.nodes import check_nodes
+from innerq_export.doctor.plugin import find_library
+from tests.plugin.conftest import ROOT
 from tests.plugin.host import fields
 
 
@@ -46,3 +53,12 @@ def test_every_cache_input_has_one_consumer_and_its_output_is_the_alias(host, mo
             assert output == past.replace("past_", "present_", 1)
             assert sum(past in other.input for other in model.graph.node) == 1
             assert output in {value.name for value in model.graph.output}
+
+
+def test_the_example_in_the_plugins_readme_runs(tmp_path, built):
+    """Its ONNX and this library are what `doctor` is told to examine there."""
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "plugins" / "trt" / "README.md").read_text(), re.S)
+    subprocess.run([sys.executable, "-c", block], cwd=tmp_path, check=True, capture_output=True)
+    library, _ = find_library(built.library)
+    findings = list(check_nodes(tmp_path / "plugin-onnx" / "model.onnx", library))
+    assert [finding.state for finding in findings] == ["ok", "ok"]
