@@ -34,34 +34,53 @@ struct Work {
     INNERQ_HD const CacheParams &cache() const { return params.cache; }
 };
 
-// Up to 32 tokens, a thread's 16 bytes of them: at most one block is due, and lambda is fixed by its keys alone. All
-// memory that the unit needs is asked for in its first step; nothing is written before all of it has been read.
+// Up to 32 tokens: at most one block is due, and lambda is fixed by its keys alone. All memory that the unit needs is
+// asked for before any of it is waited for, and read before anything is written.
 struct FusedAppend : Work {
     INNERQ_HD void operator()(TilePlace at, int, TileScratch &scratch, const Team &team) const {
-        PerThread<Chunk> fresh;
+        PerThread<ChunkSet> fresh;
+        prefetch(slot_row(cache(), at, 0));
+        team([&](int thread) { load_fresh(at, thread, fresh[thread]); });
         const SequenceStep step = plan_lengths(params, at.batch);
         const bool fixes = at.part == kKeys && fixes_lambda(cache(), step);
         team([&](int thread) {
-            const int token = chunk_row(thread), channel = chunk_channel(thread);
-            if (token < params.tokens) fresh[thread] = load_chunk(new_row(params, at, token) + channel);
             if (step.due == 0) return;
-            store_chunk(chunk_place(scratch, thread), load_token(params, step, at, step.first_block, thread));
+            if (uint8_t *record = record_of(cache(), at.batch, at.head, step.first_block); thread == 0 && record)
+                prefetch(record);
+            load_tokens(params, step, at, step.first_block, scratch, thread);
             if (at.part == kKeys && cache().learns_lambda && !fixes && thread < 32)
                 set_lambda(cache(), at, false, 0.0f, false, scratch, thread);
         });
         const bool fits = has_records(cache(), at.batch, step.first_block, step.due, 0, 1);
         const int flags = step.flags | (fits ? 0 : kFlagCapacity);
-        team([&](int thread) {
-            if (flags != 0 && thread == 0) raise_flags(cache(), flags);
-            const int token = chunk_row(thread);
-            if (flags != 0 || token >= step.fresh) return;
-            uint16_t *row = slot_row(cache(), at, slot_of(cache(), step.past + token));
-            store_chunk(row + chunk_channel(thread), fresh[thread]);
-        });
-        if (flags != 0 || step.due == 0) return;
+        if (flags != 0) {
+            team([&](int thread) { raise_flags(cache(), thread == 0 ? flags : 0); });
+            return;
+        }
+        team([&](int thread) { store_fresh(step, at, thread, fresh[thread]); });
+        if (step.due == 0) return;
         if (fixes) fix_lambda(at, scratch, team);
         uint8_t *record = record_of(cache(), at.batch, at.head, step.first_block);
         TileFlush{cache(), at, parts_of(cache(), record, at.part), scratch}.run(team);
+    }
+
+    INNERQ_HD void load_fresh(TilePlace at, int thread, ChunkSet &chunks) const {
+        INNERQ_UNROLL
+        for (int k = 0; k < kChunkShare; ++k) {
+            const ChunkPlace place = chunk_of(thread, k);
+            if (place.token < params.tokens)
+                chunks.of[k] = load_chunk(new_row(params, at, place.token) + place.channel);
+        }
+    }
+
+    INNERQ_HD void store_fresh(const SequenceStep &step, TilePlace at, int thread, const ChunkSet &chunks) const {
+        INNERQ_UNROLL
+        for (int k = 0; k < kChunkShare; ++k) {
+            const ChunkPlace place = chunk_of(thread, k);
+            if (place.token >= step.fresh) continue;
+            uint16_t *row = slot_row(cache(), at, slot_of(cache(), step.past + place.token));
+            store_chunk(row + place.channel, chunks.of[k]);
+        }
     }
 
     INNERQ_HD void fix_lambda(TilePlace at, TileScratch &scratch, const Team &team) const {
@@ -125,9 +144,7 @@ struct FindLargest : Work {
         PerThread<float> largest;
         team([&](int thread) { largest[thread] = 0.0f; });
         for (int block = first; block < end; ++block) {
-            team([&](int thread) {
-                store_chunk(chunk_place(scratch, thread), load_token(params, step, at, block, thread));
-            });
+            team([&](int thread) { load_tokens(params, step, at, block, scratch, thread); });
             team([&](int thread) {
                 find_largest(scratch, cache().bf16, thread);
                 largest[thread] = fmaxf(largest[thread], scratch.high[thread]);
@@ -145,7 +162,7 @@ struct FlushBlocks : Work {
         const int block = step.first_block + row;
         const bool fixes = fixes_lambda(cache(), step);
         team([&](int thread) {
-            store_chunk(chunk_place(scratch, thread), load_token(params, step, at, block, thread));
+            load_tokens(params, step, at, block, scratch, thread);
             if (at.part == kKeys && cache().learns_lambda && thread < 32)
                 set_lambda(cache(), at, fixes, state.largest_of(cache(), at)[thread], fixes && row == 0, scratch,
                            thread);
@@ -161,12 +178,15 @@ struct FillWindow : Work {
     INNERQ_HD void operator()(TilePlace at, int row, TileScratch &, const Team &team) const {
         const SequenceStep &step = state.step_B[at.batch];
         team([&](int thread) {
-            const int slot = kGroup * row + chunk_row(thread), channel = chunk_channel(thread);
-            if (slot >= cache().window_slots) return;
-            const int token = newest_token(cache(), slot, step.past + step.fresh);
-            if (token < step.past || step.fresh == 0) return;
-            store_chunk(slot_row(cache(), at, slot) + channel,
-                        load_chunk(new_row(params, at, token - step.past) + channel));
+            for (int k = 0; k < kChunkShare; ++k) {
+                const ChunkPlace place = chunk_of(thread, k);
+                const int slot = kGroup * row + place.token;
+                if (slot >= cache().window_slots) continue;
+                const int token = newest_token(cache(), slot, step.past + step.fresh);
+                if (token < step.past || step.fresh == 0) continue;
+                store_chunk(slot_row(cache(), at, slot) + place.channel,
+                            load_chunk(new_row(params, at, token - step.past) + place.channel));
+            }
         });
     }
 };

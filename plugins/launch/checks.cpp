@@ -103,7 +103,11 @@ innerq_status flatten_config(const innerq_config *config, CacheParams *params) {
     params->value_mode = config->value_mode;
     params->bf16 = config->activation == INNERQ_BF16;
     params->learns_lambda = config->key_norm == INNERQ_KEY_NORM_PREFILL;
-    params->record_bytes = layout_of(*params).bytes;
+    const RecordLayout layout = layout_of(*params);
+    params->parts[kKeys] = {layout.key_codes, layout.key_scales, layout.key_zeros, config->key_bits, config->key_mode};
+    params->parts[kValues] = {layout.value_codes, layout.value_scales, layout.value_zeros, config->value_bits,
+                              config->value_mode};
+    params->record_bytes = layout.bytes;
     return INNERQ_OK;
 }
 

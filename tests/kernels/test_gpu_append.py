@@ -93,7 +93,7 @@ def graph_time(launch, sets: int) -> float:
 @pytest.mark.parametrize("name", ["balanced", "hybrid"])
 @pytest.mark.parametrize("flush", [False, True])
 def test_decode_append_takes_microseconds(library, name, flush, capsys):
-    """B = 8, 8 KV heads, D = 128, caches rotated over 400 MB; a flush in every sequence, or in none."""
+    """B = 8, 8 KV heads, D = 128, caches rotated over more than 400 MB; a flush in every sequence, or in none."""
     config, sets = PRESETS[name], 80
     past = lengths([32 + 96 + 32 * 40 + (31 if flush else 3)] * 8, "cuda")
     caches = [empty_packed_cache(config, 8, 8, 128, 42, device="cuda") for _ in range(sets)]

@@ -50,13 +50,20 @@ INNERQ_HD inline uint16_t *slot_row(const CacheParams &cache, TilePlace at, int 
     return window_row(cache, at.batch, at.part, at.head, slot) + kGroup * at.tile;
 }
 
-// The thread's 16 bytes of a block's tokens, from wherever they are before the window is overwritten.
-INNERQ_HD inline Chunk load_token(const AppendParams &params, const SequenceStep &step, TilePlace at, int block,
-                                  int thread) {
-    const int token = params.cache.sink + kGroup * block + chunk_row(thread);
-    const uint16_t *row = token >= step.past ? new_row(params, at, token - step.past)
-                                             : slot_row(params.cache, at, slot_of(params.cache, token));
-    return load_chunk(row + chunk_channel(thread));
+// The thread's chunks of a block's tokens, from wherever they are before the window is overwritten.
+INNERQ_HD inline void load_tokens(const AppendParams &params, const SequenceStep &step, TilePlace at, int block,
+                                  TileScratch &scratch, int thread) {
+    ChunkSet chunks;
+    INNERQ_UNROLL
+    for (int k = 0; k < kChunkShare; ++k) {
+        const ChunkPlace place = chunk_of(thread, k);
+        const int token = params.cache.sink + kGroup * block + place.token;
+        const uint16_t *row = token >= step.past ? new_row(params, at, token - step.past)
+                                                 : slot_row(params.cache, at, slot_of(params.cache, token));
+        chunks.of[k] = load_chunk(row + place.channel);
+    }
+    INNERQ_UNROLL
+    for (int k = 0; k < kChunkShare; ++k) store_chunk(scratch_chunk(scratch, chunk_of(thread, k)), chunks.of[k]);
 }
 
 // Newest token below `end` that belongs to a window slot, or -1.

@@ -16,11 +16,11 @@ struct DequantiseParams {
     const int32_t *fresh_B;  // may be NULL: `fresh` for all
 };
 
-// The thread's 16 bytes of an output row.
-INNERQ_HD inline uint16_t *plain_chunk(const DequantiseParams &params, TilePlace at, int64_t token, int thread) {
+// One chunk of an output row.
+INNERQ_HD inline uint16_t *plain_chunk(const DequantiseParams &params, TilePlace at, int64_t token, int channel) {
     const int64_t head = static_cast<int64_t>(at.batch) * params.cache.kv_heads + at.head;
     uint16_t *out = at.part == kKeys ? params.key : params.value;
-    return out + (head * params.tokens + token) * params.cache.head_dim + kGroup * at.tile + chunk_channel(thread);
+    return out + (head * params.tokens + token) * params.cache.head_dim + kGroup * at.tile + channel;
 }
 
 // Codes and lambdas of one tile of a record into scratch.
@@ -65,25 +65,28 @@ INNERQ_HD inline void read_block(const DequantiseParams &params, TilePlace at, i
     uint8_t *record = record_of(params.cache, at.batch, at.head, block);
     if (record != nullptr) dequantise_tile(params.cache, record, at, scratch, team);
     team([&](int thread) {
-        const int64_t token = params.cache.sink + kGroup * block + chunk_row(thread);
-        if (token >= end) return;
-        store_chunk(plain_chunk(params, at, token, thread),
-                    record != nullptr ? load_chunk(chunk_place(scratch, thread)) : Chunk{});
+        for (int k = 0; k < kChunkShare; ++k) {
+            const ChunkPlace place = chunk_of(thread, k);
+            const int64_t token = params.cache.sink + kGroup * block + place.token;
+            if (token < end)
+                store_chunk(plain_chunk(params, at, token, place.channel),
+                            record != nullptr ? load_chunk(scratch_chunk(scratch, place)) : Chunk{});
+        }
     });
 }
 
-// One token, unless a block holds it: from the window, or zeros from `end` on.
-INNERQ_HD inline void read_unquantised(const DequantiseParams &params, TilePlace at, int64_t token, int64_t blocks,
-                                       int64_t end, int thread) {
+// One chunk of a token, unless a block holds it: from the window, or zeros from `end` on.
+INNERQ_HD inline void read_unquantised(const DequantiseParams &params, TilePlace at, int64_t token, int channel,
+                                       int64_t blocks, int64_t end) {
     const CacheParams &cache = params.cache;
     if (token >= params.tokens) return;
     Chunk chunk{};
     if (token < end) {
         if (token >= cache.sink && token < cache.sink + kGroup * blocks) return;
         const uint16_t *row = window_row(cache, at.batch, at.part, at.head, slot_of(cache, token));
-        chunk = load_chunk(row + kGroup * at.tile + chunk_channel(thread));
+        chunk = load_chunk(row + kGroup * at.tile + channel);
     }
-    store_chunk(plain_chunk(params, at, token, thread), chunk);
+    store_chunk(plain_chunk(params, at, token, channel), chunk);
 }
 
 // 32 rows of output at one tile place: whatever of block `segment` and of tokens 32 segment .. + 31 is due.
@@ -95,7 +98,12 @@ INNERQ_HD inline void read_segment(const DequantiseParams &params, TilePlace at,
     const int64_t end = length < params.tokens ? length : params.tokens;
     if (segment < blocks && params.cache.sink + kGroup * segment < end)
         read_block(params, at, segment, end, scratch, team);
-    team([&](int thread) { read_unquantised(params, at, kGroup * segment + chunk_row(thread), blocks, end, thread); });
+    team([&](int thread) {
+        for (int k = 0; k < kChunkShare; ++k) {
+            const ChunkPlace place = chunk_of(thread, k);
+            read_unquantised(params, at, kGroup * segment + place.token, place.channel, blocks, end);
+        }
+    });
 }
 
 }  // namespace innerq

@@ -20,7 +20,7 @@ INNERQ_HD inline float normalised(const TileScratch &scratch, float x, int chann
                    : ieee::divide_by(x, scratch.lambda[channel], scratch.inverse[channel]);
 }
 
-// The same for a thread's share; one decision for all eight keeps branches out of the common path.
+// The same for a thread's share; one decision for all keeps branches out of the common path.
 INNERQ_HD inline void normalise_share(const TileScratch &scratch, int thread, bool bf16, float (&x)[kShare]) {
     bool extreme = false;
     INNERQ_UNROLL
@@ -34,15 +34,21 @@ INNERQ_HD inline void normalise_share(const TileScratch &scratch, int thread, bo
     }
 }
 
-// Extremes of a group whose four threads have left theirs in scratch.
+// Joins what the members of a group have left in `of_thread`, in order.
+template <class Join>
+INNERQ_HD inline float join_group(const float *of_thread, int group, const Join &join) {
+    float joined = of_thread[kMembers * group];
+    INNERQ_UNROLL
+    for (int member = 1; member < kMembers; ++member) joined = join(joined, of_thread[kMembers * group + member]);
+    return joined;
+}
+
 INNERQ_HD inline float low_of(const TileScratch &scratch, int group) {
-    const float *low = scratch.low + kMembers * group;
-    return fminf(fminf(low[0], low[1]), fminf(low[2], low[3]));
+    return join_group(scratch.low, group, [](float a, float b) { return fminf(a, b); });
 }
 
 INNERQ_HD inline float high_of(const TileScratch &scratch, int group) {
-    const float *high = scratch.high + kMembers * group;
-    return fmaxf(fmaxf(high[0], high[1]), fmaxf(high[2], high[3]));
+    return join_group(scratch.high, group, [](float a, float b) { return fmaxf(a, b); });
 }
 
 // Lambda of channel `thread` < 32 into scratch: what the cache holds, or what `largest` fixes it to.
@@ -52,10 +58,10 @@ INNERQ_HD inline void set_lambda(const CacheParams &cache, TilePlace at, bool fi
     const uint16_t lambda = fixes ? lambda_of(largest) : *place;
     if (writes) *place = lambda;
     scratch.lambda[thread] = from_half(lambda);
-    scratch.inverse[thread] = ieee::reciprocal(scratch.lambda[thread]);
+    scratch.inverse[thread] = ieee::inverse_of(scratch.lambda[thread]);
 }
 
-// Leaves the largest magnitude over the thread's eight tokens of one channel in scratch.high.
+// Leaves the largest magnitude over the thread's tokens of one channel in scratch.high.
 INNERQ_HD inline void find_largest(TileScratch &scratch, bool bf16, int thread) {
     float x[kShare], largest = 0.0f;
     read_share(scratch, kValues, thread, bf16, x);
@@ -73,36 +79,51 @@ struct TileFlush {
 
     INNERQ_HD bool scaled() const { return at.part == kKeys && cache.learns_lambda; }
 
-    // The thread's numbers, keys divided by lambda; their extremes go to scratch.
+    // The thread's numbers, keys divided by lambda. What the group must know of them goes to scratch.
     INNERQ_HD void read(int thread, float (&x)[kShare]) const {
         read_share(scratch, at.part, thread, cache.bf16, x);
         if (scaled()) normalise_share(scratch, thread, cache.bf16, x);
-        float low = INFINITY, high = -INFINITY;
+        parts.mode == kSymmetricFull ? leave_first_largest(thread, x) : leave_extremes(thread, x);
+    }
+
+    INNERQ_HD void leave_extremes(int thread, const float (&x)[kShare]) const {
+        float low = x[0], high = x[0];
         INNERQ_UNROLL
-        for (int k = 0; k < kShare; ++k) {
-            low = fminf(low, x[k]);
-            high = fmaxf(high, x[k]);
-        }
+        for (int k = 1; k < kShare; ++k) low = fminf(low, x[k]), high = fmaxf(high, x[k]);
         scratch.low[thread] = low;
         scratch.high[thread] = high;
     }
 
-    // The first number of magnitude `largest` in a group that has it with both signs.
-    INNERQ_HD float first_of(int group, float largest) const {
-        for (int i = 0; i < kGroup; ++i) {
-            float x = from_activation(group_number(scratch, at.part, group, i), cache.bf16);
-            if (scaled()) x = normalised(scratch, x, i, is_extreme(x));
-            if (fabsf(x) == largest) return x;
+    // The first number of largest magnitude, and its index in the group.
+    INNERQ_HD void leave_first_largest(int thread, const float (&x)[kShare]) const {
+        float largest = x[0];
+        int first = 0;
+        INNERQ_UNROLL
+        for (int k = 1; k < kShare; ++k) {
+            const bool larger = fabsf(x[k]) > fabsf(largest);
+            largest = larger ? x[k] : largest;
+            first = larger ? k : first;
         }
-        return largest;
+        scratch.high[thread] = largest;
+        scratch.low[thread] = static_cast<float>(element_of(thread, first));
+    }
+
+    INNERQ_HD float first_largest(int group) const {
+        const float *largest = scratch.high + kMembers * group, *index = scratch.low + kMembers * group;
+        int best = 0;
+        INNERQ_UNROLL
+        for (int member = 1; member < kMembers; ++member) {
+            const float a = fabsf(largest[member]), b = fabsf(largest[best]);
+            if (a > b || (a == b && index[member] < index[best])) best = member;
+        }
+        return largest[best];
     }
 
     INNERQ_HD GroupFit fit(int mode, int group) const {
+        if (mode == kSymmetricFull) return fit_symmetric_full(first_largest(group), parts.bits);
         const float low = low_of(scratch, group), high = high_of(scratch, group);
         if (mode == kAsymmetric) return fit_asymmetric(low, high, parts.bits);
-        if (mode != kSymmetricFull) return fit_symmetric(fmaxf(fabsf(low), fabsf(high)), parts.bits);
-        if (fabsf(low) == fabsf(high)) return fit_symmetric_full(first_of(group, fabsf(high)), parts.bits);
-        return fit_symmetric_full(fabsf(low) > fabsf(high) ? low : high, parts.bits);
+        return fit_symmetric(fmaxf(fabsf(low), fabsf(high)), parts.bits);
     }
 
     INNERQ_HD Share quantise(int mode, int thread, const float (&x)[kShare]) const {
@@ -113,28 +134,40 @@ struct TileFlush {
         return share;
     }
 
-    // Sum of the thread's errors in the order of SPEC section 4: numbers 16, 8, then 4 apart.
+    // Sum of the thread's errors in the order of SPEC section 4: numbers 16 apart first, kMembers apart last.
     INNERQ_HD static float error_sum(const float (&x)[kShare], const Share &share) {
         float error[kShare];
         INNERQ_UNROLL
         for (int k = 0; k < kShare; ++k) error[k] = error_of(x[k], share.code[k], share.fit);
-        INNERQ_UNROLL
-        for (int k = 0; k < 4; ++k) error[k] = ieee::add(error[k], error[k + 4]);
-        return ieee::add(ieee::add(error[0], error[2]), ieee::add(error[1], error[3]));
+        add_halves(error);
+        return error[0];
     }
 
-    // The rest of that order: sums of numbers 2 apart, then 1 apart.
+    // The rest of that order, over the sums of the group's members.
     INNERQ_HD static float group_sum(const float *sum_of_thread, int group) {
-        const float *sum = sum_of_thread + kMembers * group;
-        return ieee::add(ieee::add(sum[0], sum[2]), ieee::add(sum[1], sum[3]));
+        float sum[kMembers];
+        INNERQ_UNROLL
+        for (int member = 0; member < kMembers; ++member) sum[member] = sum_of_thread[kMembers * group + member];
+        add_halves(sum);
+        return sum[0];
+    }
+
+    // x[i] += x[i + n / 2], then n / 4, ... until x[0] holds the sum; n a power of two up to 32.
+    template <int n>
+    INNERQ_HD static void add_halves(float (&x)[n]) {
+        INNERQ_UNROLL
+        for (int step = 0; step < 5; ++step) {
+            INNERQ_UNROLL
+            for (int i = 0; i < n / 2; ++i)
+                if (i < (n / 2) >> step) x[i] = ieee::add(x[i], x[i + ((n / 2) >> step)]);
+        }
     }
 
     INNERQ_HD void store(int thread, const Share &share, bool asymmetric) const {
-        const float offset = offset_of(asymmetric, parts.bits);
         INNERQ_UNROLL
         for (int k = 0; k < kShare; ++k)
             group_code(scratch, at.part, group_of(thread), element_of(thread, k)) =
-                static_cast<uint8_t>(static_cast<uint32_t>(share.code[k] + offset));
+                stored_code(share.code[k], asymmetric, parts.bits);
         if (member_of(thread) == 0)
             store_scale(parts, at.part, at.tile, group_of(thread), scale_of(share.fit, asymmetric, parts.mode));
     }

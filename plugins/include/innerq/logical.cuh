@@ -30,7 +30,7 @@ INNERQ_HD inline uint8_t &code_byte(TileScratch &scratch, int part, int token, i
     return part == kKeys ? group_code(scratch, part, token, channel) : group_code(scratch, part, channel, token);
 }
 
-// One tile, packed -> logical: a thread moves eight codes of a token.
+// One tile, packed -> logical: a thread moves eight codes of a token at a time.
 INNERQ_HD inline void tile_to_logical(const LogicalParams &params, TilePlace at, int64_t block, TileScratch &scratch,
                                       const Team &team) {
     uint8_t *record = record_of(params.cache, at.batch, at.head, block);
@@ -46,10 +46,12 @@ INNERQ_HD inline void tile_to_logical(const LogicalParams &params, TilePlace at,
         if (parts.zeros != nullptr) (at.part == kKeys ? params.key_zeros : params.value_zeros)[index] = scale.zero;
     });
     team([&](int thread) {
-        const int token = chunk_row(thread), channel = chunk_channel(thread);
-        int8_t *codes = logical_codes(params, at, block, token) + channel;
-        for (int i = 0; i < 8; ++i)
-            codes[i] = static_cast<int8_t>(code_byte(scratch, at.part, token, channel + i) - half);
+        for (int k = 0; k < kChunkShare; ++k) {
+            const ChunkPlace place = chunk_of(thread, k);
+            int8_t *codes = logical_codes(params, at, block, place.token) + place.channel;
+            for (int i = 0; i < 8; ++i)
+                codes[i] = static_cast<int8_t>(code_byte(scratch, at.part, place.token, place.channel + i) - half);
+        }
     });
 }
 
@@ -61,10 +63,13 @@ INNERQ_HD inline void tile_from_logical(const LogicalParams &params, TilePlace a
     const TileParts parts = parts_of(params.cache, record, at.part);
     const int half = 1 << (parts.bits - 1);
     team([&](int thread) {
-        const int token = chunk_row(thread), channel = chunk_channel(thread);
-        const int8_t *codes = logical_codes(params, at, block, token) + channel;
-        for (int i = 0; i < 8; ++i)
-            code_byte(scratch, at.part, token, channel + i) = static_cast<uint8_t>((codes[i] + half) & (2 * half - 1));
+        for (int k = 0; k < kChunkShare; ++k) {
+            const ChunkPlace place = chunk_of(thread, k);
+            const int8_t *codes = logical_codes(params, at, block, place.token) + place.channel;
+            for (int i = 0; i < 8; ++i)
+                code_byte(scratch, at.part, place.token, place.channel + i) =
+                    static_cast<uint8_t>((codes[i] + half) & (2 * half - 1));
+        }
     });
     team([&](int thread) {
         if (thread >= 32) return;

@@ -6,12 +6,18 @@
 
 namespace innerq {
 
+// Keys or values within a record: byte offsets, zeros -1 where the mode has none.
+struct PartPlan {
+    int codes, scales, zeros, bits, mode;
+};
+
 // One layer's cache. Shapes and units as in innerq.h.
 struct CacheParams {
     int batch, kv_heads, head_dim;
     int sink, ring, window_slots;  // ring = recent + 32, window_slots = sink + ring
     int capacity_blocks;           // NB
     int key_bits, key_mode, value_bits, value_mode;
+    PartPlan parts[2];  // keys, values
     int record_bytes;
     bool bf16;                   // activation dtype
     bool learns_lambda;          // key_norm == prefill; else lambda is 1 and key_norm is NULL

@@ -57,18 +57,20 @@ INNERQ_HD inline float square_root(float a) {
 #endif
 }
 
-// 1 / a.
-INNERQ_HD inline float reciprocal(float a) {
+// 1 / a within two units of the last place, for divide_by; a is no extreme number.
+INNERQ_HD inline float inverse_of(float a) {
 #ifdef __CUDA_ARCH__
-    return __frcp_rn(a);
+    float inverse;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(a));
+    return inverse;
 #else
     return 1.0f / a;
 #endif
 }
 
-// a / b, given inverse = reciprocal(b), for b that is an fp16 number and quotients of no extreme exponent: no branch,
-// three operations on the GPU. One correction step rounds correctly, because a quotient by 11 bits is never nearer
-// than 2^-12 of its last place to the middle of two floats (Markstein, IBM J. Res. Dev. 34, 1990).
+// a / b, given inverse = inverse_of(b), for b that is an fp16 number and quotients of no extreme exponent: no branch,
+// three operations on the GPU. One exact residual corrects to the rounded quotient, because a quotient by 11 bits is
+// never nearer than 2^-12 of its last place to the middle of two floats (Markstein, IBM J. Res. Dev. 34, 1990).
 INNERQ_HD inline float divide_by(float a, float b, float inverse) {
 #ifdef __CUDA_ARCH__
     const float quotient = __fmul_rn(a, inverse);
@@ -79,11 +81,10 @@ INNERQ_HD inline float divide_by(float a, float b, float inverse) {
 #endif
 }
 
+constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23: the last place of numbers around it is 1
+
 // To the nearest integer, half to even; |a| < 2^22.
-INNERQ_HD inline float round_even(float a) {
-    constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: its last place is 1
-    return add(add(a, kMagic), -kMagic);
-}
+INNERQ_HD inline float round_even(float a) { return add(add(a, kRounder), -kRounder); }
 
 }  // namespace ieee
 

@@ -24,19 +24,24 @@ struct GroupFit {
 INNERQ_HD inline GroupFit make_fit(float scale, float zero, float lowest, float highest) {
     const float rounded = from_half(to_half(scale));
     if (rounded == 0.0f) return {rounded, zero, 0.0f, 0.0f, 1.0f, 1.0f};
-    return {rounded, zero, lowest, highest, rounded, ieee::reciprocal(rounded)};
+    return {rounded, zero, lowest, highest, rounded, ieee::inverse_of(rounded)};
+}
+
+// length / count, exactly where it does not vanish in fp16.
+INNERQ_HD inline float steps_of(float length, float count) {
+    return ieee::divide_by(length, count, ieee::inverse_of(count));
 }
 
 // `largest`: largest magnitude of the group.
 INNERQ_HD inline GroupFit fit_symmetric(float largest, int bits) {
     const float highest = static_cast<float>((1 << (bits - 1)) - 1);
-    return make_fit(ieee::divide(largest, highest), 0.0f, -highest, highest);
+    return make_fit(steps_of(largest, highest), 0.0f, -highest, highest);
 }
 
 // `first_largest`: the first number of largest magnitude.
 INNERQ_HD inline GroupFit fit_symmetric_full(float first_largest, int bits) {
     const float steps = static_cast<float>(1 << (bits - 1));
-    return make_fit(ieee::divide(-first_largest, steps), 0.0f, -steps, steps - 1.0f);
+    return make_fit(steps_of(-first_largest, steps), 0.0f, -steps, steps - 1.0f);
 }
 
 // Scale and zero are never -0 here: which zero a minimum of signed zeros returns is nobody's promise.
@@ -44,7 +49,7 @@ INNERQ_HD inline GroupFit fit_asymmetric(float low, float high, int bits) {
     const float highest = static_cast<float>((1 << bits) - 1);
     const float range = ieee::add(ieee::subtract(high, low), 0.0f);
     const float zero = ieee::add(from_half(to_half(low)), 0.0f);
-    return make_fit(ieee::divide(range, highest), zero, 0.0f, highest);
+    return make_fit(steps_of(range, highest), zero, 0.0f, highest);
 }
 
 // NaN ends at `lowest`, so a code is always in range. Bounds are integers: clamping before rounding gives what
@@ -58,9 +63,10 @@ INNERQ_HD inline float error_of(float x, float code, const GroupFit &fit) {
     return fabsf(ieee::subtract(x, ieee::add(ieee::multiply(code, fit.scale), fit.zero)));
 }
 
-// What is added to a code before it is stored.
-INNERQ_HD inline float offset_of(bool asymmetric, int bits) {
-    return asymmetric ? 0.0f : static_cast<float>(1 << (bits - 1));
+// The byte a code is stored as: code + 2^(bits-1) for symmetric groups, the code itself for asymmetric ones.
+INNERQ_HD inline uint8_t stored_code(float code, bool asymmetric, int bits) {
+    const float offset = asymmetric ? 0.0f : static_cast<float>(1 << (bits - 1));
+    return static_cast<uint8_t>(float_bits(ieee::add(code, offset + ieee::kRounder)));
 }
 
 INNERQ_HD inline GroupScale scale_of(const GroupFit &fit, bool asymmetric, int mode) {

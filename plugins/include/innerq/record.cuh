@@ -14,15 +14,13 @@ struct TileParts {
 };
 
 INNERQ_HD inline TileParts parts_of(const CacheParams &cache, uint8_t *record, int part) {
-    const RecordLayout layout = layout_of(cache);
-    const bool keys = part == kKeys;
-    const int zeros = keys ? layout.key_zeros : layout.value_zeros;
-    return {reinterpret_cast<uint32_t *>(record + (keys ? layout.key_codes : layout.value_codes)),
-            reinterpret_cast<uint16_t *>(record + (keys ? layout.key_scales : layout.value_scales)),
-            zeros < 0 ? nullptr : reinterpret_cast<uint16_t *>(record + zeros),
-            layout.tiles,
-            keys ? layout.key_bits : layout.value_bits,
-            keys ? cache.key_mode : cache.value_mode};
+    const PartPlan &plan = cache.parts[part];
+    return {reinterpret_cast<uint32_t *>(record + plan.codes),
+            reinterpret_cast<uint16_t *>(record + plan.scales),
+            plan.zeros < 0 ? nullptr : reinterpret_cast<uint16_t *>(record + plan.zeros),
+            cache.head_dim / kGroup,
+            plan.bits,
+            plan.mode};
 }
 
 // fp16 index of a group's scale in its part; `group` is a token of a key tile or a channel of a value tile.

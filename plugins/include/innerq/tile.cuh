@@ -1,5 +1,5 @@
-// One 32 x 32 tile of a block, worked on by a team of 128 threads: 32 tokens of 32 neighbouring channels of keys or of
-// values. Four threads share a group of 32 numbers, eight each.
+// One 32 x 32 tile of a block, worked on by a team of threads: 32 tokens of 32 neighbouring channels of keys or of
+// values. kMembers threads share a group of 32 numbers.
 //
 // A step is written once, as a function of the thread, and run by `Team`: on the GPU every thread of the CTA runs it
 // and the CTA synchronises; on the host a loop runs the threads one after the other. So both do the same arithmetic.
@@ -9,7 +9,7 @@
 
 namespace innerq {
 
-constexpr int kTeam = 128, kMembers = 4, kShare = kGroup / kMembers;
+constexpr int kMembers = 4, kTeam = kGroup * kMembers, kShare = kGroup / kMembers;
 
 struct Team {
     template <class Step>
@@ -35,8 +35,8 @@ struct PerThread {
 #endif
 };
 
-// The group a thread works on, and which of its numbers: member, member + 4, ... so that sums of numbers 16, 8 and 4
-// apart stay within the thread.
+// The group a thread works on, and which of its numbers: member, member + kMembers, ... so that sums of numbers far
+// apart, which SPEC section 4 forms first, stay within the thread.
 INNERQ_HD constexpr int group_of(int thread) { return thread / kMembers; }
 INNERQ_HD constexpr int member_of(int thread) { return thread % kMembers; }
 INNERQ_HD constexpr int element_of(int thread, int k) { return member_of(thread) + kMembers * k; }
@@ -87,12 +87,23 @@ INNERQ_HD inline void read_share(TileScratch &scratch, int part, int thread, boo
     }
 }
 
-// Row and first channel of the 16 bytes a thread moves when the team moves a tile of activations.
-INNERQ_HD constexpr int chunk_row(int thread) { return thread / 4; }
-INNERQ_HD constexpr int chunk_channel(int thread) { return 8 * (thread % 4); }
+// A tile of activations moves 16 bytes at a time: chunk c is 8 channels of token c / 4.
+constexpr int kChunks = 4 * kGroup, kChunkShare = kChunks / kTeam;
 
-INNERQ_HD inline uint16_t *chunk_place(TileScratch &scratch, int thread) {
-    return activation_row(scratch, chunk_row(thread)) + chunk_channel(thread);
+struct ChunkPlace {
+    int token, channel;
+};
+
+INNERQ_HD constexpr ChunkPlace chunk_of(int thread, int k) {
+    return {(thread + kTeam * k) / 4, 8 * ((thread + kTeam * k) % 4)};
+}
+
+struct ChunkSet {
+    Chunk of[kChunkShare];
+};
+
+INNERQ_HD inline uint16_t *scratch_chunk(TileScratch &scratch, ChunkPlace place) {
+    return activation_row(scratch, place.token) + place.channel;
 }
 
 }  // namespace innerq
