@@ -86,6 +86,14 @@ def host(request):
     yield from drive(request.getfixturevalue("built" if request.param == 11 else "built_for_10"))
 
 
+def cuda_library() -> Path:
+    """Return the library with the kernels: INNERQ_PLUGIN_LIBRARY, or what `innerq-export plugin build` made."""
+    library = Path(os.environ.get("INNERQ_PLUGIN_LIBRARY", ROOT / "build" / "plugins" / "libinnerq_trt.so"))
+    if not library.is_file():
+        skip("the CUDA library in TensorRT's registry: not built (innerq-export plugin build)")
+    return library
+
+
 def gpu_build(folder: Path) -> Built:
     """Return the CUDA build; INNERQ_PLUGIN_LIBRARY and INNERQ_PLUGIN_PROGRAM name one made elsewhere."""
     if not cuda_card():

@@ -7,6 +7,7 @@ import pytest
 
 from innerq_export.spec import CacheConfig
 from innerq_export.spec.ops import OPS, attributes_of
+from tests.plugin.conftest import cuda_library
 from tests.plugin.host import PluginHost, fields
 
 PYTHON = """
@@ -38,10 +39,12 @@ print("ok")
 """
 
 
-@pytest.fixture
-def in_registry(built, lean):
+@pytest.fixture(params=["host", "cuda"])
+def in_registry(request, built, lean):
+    """A process with the library in the registry: the host build, and the CUDA build where there is one."""
     driver = PluginHost(built.program)
-    assert sorted(driver.ok("registry", lean, built.library)["creators"]) == sorted(OPS)
+    library = built.library if request.param == "host" else cuda_library()
+    assert sorted(driver.ok("registry", lean, library)["creators"]) == sorted(OPS)
     yield driver
     assert driver.close() == 0
 
