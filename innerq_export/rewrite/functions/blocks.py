@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from innerq_export.rewrite.geometry import fixed_size
 from innerq_export.spec import GROUP_SIZE, CacheConfig
 
 if TYPE_CHECKING:
@@ -13,22 +12,21 @@ if TYPE_CHECKING:
 _FLOAT = 1
 
 
-def block_keys(op: Any, parts: list[ir.Value], config: CacheConfig) -> ir.Value:
+def block_keys(op: Any, parts: list[ir.Value], head_dim: int, config: CacheConfig) -> ir.Value:
     """Return K / lambda of all blocks, [B, Hkv, NB * 32, D]; `parts` are key codes, scales and zeros of the layout."""
     codes_BHkvN32D, *numbers_BHkvN32E = parts
-    head_dim = fixed_size(codes_BHkvN32D, 4)
     grouped = op.Reshape(codes_BHkvN32D, [0, 0, 0, GROUP_SIZE, head_dim // GROUP_SIZE, GROUP_SIZE])
     numbers = [op.Unsqueeze(part, [5]) for part in numbers_BHkvN32E]
     value = _dequantise(op, grouped, numbers, config.key_bits, config.key_mode)
     return op.Reshape(value, [0, 0, -1, head_dim])
 
 
-def block_values(op: Any, parts: list[ir.Value], config: CacheConfig) -> ir.Value:
+def block_values(op: Any, parts: list[ir.Value], head_dim: int, config: CacheConfig) -> ir.Value:
     """Return V of all blocks, [B, Hkv, NB * 32, D]; `parts` are value codes, scales and zeros of the layout."""
     codes_BHkvN32D, *numbers_BHkvND = parts
     numbers = [op.Unsqueeze(part, [3]) for part in numbers_BHkvND]
     value = _dequantise(op, codes_BHkvN32D, numbers, config.value_bits, config.value_mode)
-    return op.Reshape(value, [0, 0, -1, fixed_size(codes_BHkvN32D, 4)])
+    return op.Reshape(value, [0, 0, -1, head_dim])
 
 
 def _dequantise(op: Any, codes: ir.Value, numbers: list[ir.Value], bits: int, mode: str) -> ir.Value:
