@@ -67,7 +67,8 @@ void read_plain(const AttendParams &params, int batch, int head, History &histor
 }
 
 History read_history(const AttendParams &params, int batch, int head) {
-    const int64_t past = std::max(0, params.past_length_B[batch]);
+    const int64_t room = params.cache.window_slots + int64_t{kGroup} * params.cache.capacity_blocks;
+    const int64_t past = std::clamp<int64_t>(params.past_length_B[batch], 0, room);
     const int fresh = params.new_length_B != nullptr ? params.new_length_B[batch] : params.tokens;
     History history{past, std::clamp(fresh, 0, params.tokens), {}, {}};
     history.key_TD.assign((past + history.fresh) * params.cache.head_dim, 0.0f);

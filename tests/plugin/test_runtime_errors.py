@@ -104,3 +104,18 @@ def test_a_missing_workspace_is_an_error(gpu, tmp_path):
     stack.upload(0, stack.random_step([40, 40], seed=0))
     words = stack.call_words("InnerQAttention", 0, 40)
     assert "workspace" in only_error(gpu.call("enqueue", "c.InnerQAttention.0", "0", "null", 1, *words))
+
+
+@pytest.mark.parametrize("past", [[2**31 - 1, 20], [-5, -(2**31)], [2**31 - 3, 2**30]])
+@pytest.mark.parametrize("tokens", [3, 40])
+def test_garbage_lengths_do_no_harm(stack, past, tokens):
+    """Nothing is read or written outside the tensors (compute-sanitizer and the host build see it), no cache changes."""
+    before = cache_bytes(stack)
+    stack.upload(0, stack.random_step([tokens, tokens], seed=4))
+    stack.write(stack.buffer("in", 0, "past"), torch.tensor(past, dtype=torch.int64).int())
+    for op in OPS:
+        assert stack.enqueue(op, 0, tokens)["status"] == 0
+        assert stack.host.ok("sync", "0")["cuda_error"] == ""
+    kept = [index for index, length in enumerate(past) if not 0 <= length <= 20]
+    for old, new in zip(before, cache_bytes(stack), strict=True):
+        assert torch.equal(old[kept], new[kept])
