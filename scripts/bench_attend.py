@@ -271,6 +271,8 @@ def check(lib: Attend) -> None:
     """Print every case's error and stop at the first that is above 2e-3."""
     failures, worst = 0, 0.0
     for name, case in cases().items():
+        if "d128" in sys.argv and case.head_dim != 128:
+            continue
         try:
             error = error_of(lib, case)
         except AssertionError as refused:

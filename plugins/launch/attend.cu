@@ -29,6 +29,17 @@ innerq_status read_card(Card *card) {
     return fail(INNERQ_CUDA_ERROR, "attend: no usable CUDA device: %s", cudaGetErrorString(error));
 }
 
+// The kernel counts units of work in an int.
+innerq_status check_units(const AttendParams &params, int row_chunks) {
+    const CacheParams &cache = params.cache;
+    const int64_t chunks = (int64_t{cache.window_slots} + params.tokens) / attend::kWindowTokens + 1;
+    const int64_t sequence = attend::kStartUnits + chunks * attend::kWindowUnits + cache.capacity_blocks;
+    const int64_t units = sequence * cache.batch * cache.kv_heads * row_chunks;
+    if (units <= INT32_MAX) return INNERQ_OK;
+    return fail(INNERQ_UNSUPPORTED, "attend: room for %lld blocks of work in one call: expected at most %d; split the batch",
+                static_cast<long long>(units), INT32_MAX);
+}
+
 }  // namespace
 
 size_t attend_workspace_bytes(const CacheParams &cache, int query_heads, int tokens) {
@@ -37,27 +48,33 @@ size_t attend_workspace_bytes(const CacheParams &cache, int query_heads, int tok
 }
 
 innerq_status launch_attend(const AttendParams &params, void *stream) {
-    AttendChoice choice = {params, {}, 0, nullptr, nullptr, stream};
-    const innerq_status found = read_card(&choice.card);
-    if (found != INNERQ_OK) return found;
-    choice.row_chunks = row_chunks_of(params.cache, params.query_heads, params.tokens);
-    const size_t counters = arrivals_bytes(params.cache, choice.row_chunks);
-    choice.arrivals = static_cast<unsigned *>(params.workspace);
-    choice.partials = reinterpret_cast<float *>(static_cast<char *>(params.workspace) + counters);
+    using attend::Divisor;
+    const CacheParams &cache = params.cache;
+    AttendChoice choice = {{}, {}, stream};
+    INNERQ_TRY(read_card(&choice.card));
+    attend::Task &task = choice.task;
+    task.params = params;
+    task.group = params.query_heads / cache.kv_heads;
+    task.row_chunks = row_chunks_of(cache, params.query_heads, params.tokens);
+    INNERQ_TRY(check_units(params, task.row_chunks));
+    task.lines = Divisor(cache.kv_heads * task.row_chunks);
+    task.by_chunks = Divisor(task.row_chunks);
+    task.by_group = Divisor(task.group);
+    task.by_page = Divisor(cache.block_table == nullptr ? 1 : cache.page_blocks);
+    task.by_ring = Divisor(cache.ring);
+    const size_t counters = arrivals_bytes(cache, task.row_chunks);
+    task.arrivals = static_cast<unsigned *>(params.workspace);
+    task.partials = reinterpret_cast<float *>(static_cast<char *>(params.workspace) + counters);
     if (!params.workspace_is_clean) {
         const cudaError_t error = cudaMemsetAsync(params.workspace, 0, counters, static_cast<cudaStream_t>(stream));
         if (error != cudaSuccess)
             return fail(INNERQ_CUDA_ERROR, "attend: clearing the workspace: %s", cudaGetErrorString(error));
     }
-    switch (params.cache.head_dim) {
-        case 64:
-            return launch_attend_for<64>(choice);
-        case 128:
-            return launch_attend_for<128>(choice);
-        case 256:
-            return launch_attend_for<256>(choice);
-        default:
-            return fail(INNERQ_UNSUPPORTED, "attend: head_dim: expected 64, 128 or 256, got %d", params.cache.head_dim);
+    switch (cache.head_dim) {
+        case 64: return launch_attend_for<64>(choice);
+        case 128: return launch_attend_for<128>(choice);
+        case 256: return launch_attend_for<256>(choice);
+        default: return fail(INNERQ_UNSUPPORTED, "attend: head_dim: expected 64, 128 or 256, got %d", cache.head_dim);
     }
 }
 

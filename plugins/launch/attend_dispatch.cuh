@@ -16,18 +16,11 @@ bool serves(const FixedCodes<kBits, kKind> &, int bits, int mode) {
     return bits == kBits && zero_kind(mode) == kKind;
 }
 
-// Warps of a CTA and records of a stage: as many as shared memory holds, warps first.
-struct Shape {
-    int warps, stage_records;
-    SharedPlan plan;
-};
-inline Shape choose_shape(int head_bytes, int record_bytes, int most_records, int shared_bytes) {
-    for (int warps = kMaxWarps; warps > 0; warps /= 2)
-        for (int records = most_records; records > 0; --records) {
-            const SharedPlan plan{head_bytes, records * record_bytes};
-            if (plan.bytes(warps) <= shared_bytes) return {warps, records, plan};
-        }
-    return {0, 0, {}};
+// Warps of a CTA: as many as shared memory holds, a power of two; 0 if not even one.
+inline int choose_warps(const SharedPlan &plan, int shared_bytes) {
+    int warps = kMaxWarps;
+    while (warps > 0 && plan.bytes(warps) > shared_bytes) warps /= 2;
+    return warps;
 }
 
 // Programmatic dependent launch needs code that waits for the grid before: true if the kernel was compiled for sm_90.
@@ -46,14 +39,13 @@ inline innerq_status cuda_failure(const char *what, cudaError_t error) {
 template <int kHeadDim, class KeyCodes, class ValueCodes>
 innerq_status launch(const AttendChoice &choice, const KeyCodes &keys, const ValueCodes &values) {
     const auto kernel = attend_kernel<kHeadDim, KeyCodes, ValueCodes>;
-    const int record_bytes = choice.params.cache.record_bytes;
+    const int record_bytes = choice.task.params.cache.record_bytes;
     constexpr int kTiles = kHeadDim / 32;
-    const Shape shape = choose_shape(Slot8<kTiles>::kBytes, record_bytes, kStageRecords<kTiles, KeyCodes, ValueCodes>,
-                                     choice.card.shared_bytes);
-    if (shape.warps == 0)
-        return fail(INNERQ_UNSUPPORTED, "attend: a record of %d bytes needs more shared memory than the %d bytes of this card",
-                    record_bytes, choice.card.shared_bytes);
-    const int shared_bytes = shape.plan.bytes(shape.warps);
+    const SharedPlan plan{Slot8<kTiles>::kBytes, kStepRecords<kTiles, KeyCodes, ValueCodes> * record_bytes};
+    const int warps = choose_warps(plan, choice.card.shared_bytes), shared_bytes = plan.bytes(warps);
+    if (warps == 0)
+        return fail(INNERQ_UNSUPPORTED, "attend: records of %d bytes need %d bytes of shared memory, this card has %d",
+                    record_bytes, plan.bytes(1), choice.card.shared_bytes);
     cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
     if (error != cudaSuccess) return cuda_failure("shared memory", error);
     bool dependent = false;
@@ -65,20 +57,19 @@ innerq_status launch(const AttendChoice &choice, const KeyCodes &keys, const Val
     overlap.val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t config = {};
     config.gridDim = choice.card.multiprocessors < kMaxParts ? choice.card.multiprocessors : kMaxParts;
-    config.blockDim = 32 * shape.warps;
+    config.blockDim = 32 * warps;
     config.dynamicSmemBytes = shared_bytes;
     config.stream = static_cast<cudaStream_t>(choice.stream);
     config.attrs = &overlap;
     config.numAttrs = dependent && choice.card.major >= 9;
-    const Launch<KeyCodes, ValueCodes> launch = {choice.params,       keys,           values, choice.row_chunks,
-                                                 shape.stage_records, choice.arrivals, choice.partials};
+    const Launch<KeyCodes, ValueCodes> launch = {choice.task, keys, values};
     error = cudaLaunchKernelEx(&config, kernel, launch);
     return error == cudaSuccess ? INNERQ_OK : cuda_failure("launch", error);
 }
 
 template <int kHeadDim, class KeyCodes, class ValueCodes>
 bool launch_if(const AttendChoice &choice, innerq_status *status) {
-    const CacheParams &cache = choice.params.cache;
+    const CacheParams &cache = choice.task.params.cache;
     if (!serves(KeyCodes{}, cache.key_bits, cache.key_mode)) return false;
     if (!serves(ValueCodes{}, cache.value_bits, cache.value_mode)) return false;
     *status = launch<kHeadDim>(choice, KeyCodes{}, ValueCodes{});
@@ -95,7 +86,7 @@ innerq_status launch_attend_for(const AttendChoice &choice) {
     if (launch_if<kHeadDim, FixedCodes<3, kNoZero>, FixedCodes<2, kNoZero>>(choice, &status)) return status;
     if (launch_if<kHeadDim, FixedCodes<4, kNoZero>, FixedCodes<4, kNoZero>>(choice, &status)) return status;
     if (launch_if<kHeadDim, FixedCodes<3, kNoZero>, FixedCodes<2, kHybridZero>>(choice, &status)) return status;
-    const CacheParams &cache = choice.params.cache;
+    const CacheParams &cache = choice.task.params.cache;
     return launch<kHeadDim>(choice, AnyCodes{cache.key_bits, zero_kind(cache.key_mode)},
                             AnyCodes{cache.value_bits, zero_kind(cache.value_mode)});
 }

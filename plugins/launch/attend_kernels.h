@@ -1,7 +1,7 @@
 // What attend.cu decides for a launch, and the kernels of one head dim that carry it out (attend_d64.cu ...).
 #pragma once
 
-#include "innerq/params.cuh"
+#include "innerq/attend_walk.cuh"
 #include "status.h"
 
 namespace innerq {
@@ -14,11 +14,8 @@ struct Card {
 };
 
 struct AttendChoice {
-    AttendParams params;
+    attend::Task task;
     Card card;
-    int row_chunks;
-    unsigned *arrivals;
-    float *partials;
     void *stream;
 };
 

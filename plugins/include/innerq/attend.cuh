@@ -16,18 +16,14 @@ inline constexpr int kMaxWarps = 8;
 
 // Records that a warp works on at once: two where the registers hold them.
 template <int kTiles, class KeyCodes, class ValueCodes>
-inline constexpr int kStageRecords = kTiles <= 4 && KeyCodes::fixed && ValueCodes::fixed ? 2 : 1;
+inline constexpr int kStepRecords = kTiles <= 4 && KeyCodes::fixed && ValueCodes::fixed ? 2 : 1;
 
 // Launch parameters, by value. KeyCodes and ValueCodes: FixedCodes or AnyCodes.
 template <class KeyCodes, class ValueCodes>
 struct Launch {
-    AttendParams params;
+    Task task;
     KeyCodes keys;
     ValueCodes values;
-    int row_chunks;     // chunks of 8 query rows per KV head
-    int stage_records;  // 1 or 2
-    unsigned *arrivals;  // [B, Hkv, row_chunks], zero before and after
-    float *partials;    // [kMaxParts, 2] partials
 };
 
 // Shared memory, in bytes, of a CTA of `warps` warps.
@@ -38,71 +34,85 @@ struct SharedPlan {
     INNERQ_HD constexpr int segments() const { return (arrival() + static_cast<int>(sizeof(Arrival)) + 15) / 16 * 16; }
     INNERQ_HD constexpr int weights() const { return segments() + 2 * kMaxWarps * static_cast<int>(sizeof(Segment)); }
     INNERQ_HD constexpr int heads() const { return weights() + 2 * kMaxWarps * kRows * 8; }
-    INNERQ_HD constexpr int ring(int warps, int warp) const {
-        return heads() + warps * head_bytes + warp * kStages * stage_bytes;
+    // Slot 2w: warp w's head partial. Slot 2w + 1: its ring, and its tail partial once the ring is done with.
+    INNERQ_HD constexpr int slot(int warps, int slot) const {
+        const int warp = slot / 2;
+        return heads() + (slot % 2 ? warps * head_bytes + warp * kStages * stage_bytes : warp * head_bytes);
     }
-    INNERQ_HD constexpr int bytes(int warps) const { return ring(warps, warps); }
+    INNERQ_HD constexpr int bytes(int warps) const { return slot(warps, 2 * warps + 1); }
 };
 
-// Units [from, to) of a segment, by one warp.
+// Loads this lane's query row (g) of a segment. Rows that do not exist repeat the last one; their results go nowhere.
+template <int kTiles>
+__device__ __forceinline__ void load_query(const Task &task, const Segment &segment, bool with_lambda, int lane,
+                                           RawQuery<kTiles> &raw) {
+    const AttendParams &p = task.params;
+    const int index = min(segment.row_chunk * kRows + (lane >> 2), task.group * segment.fresh - 1);
+    const int token = task.by_group.divide(index), head = segment.head * task.group + index - token * task.group;
+    const uint16_t *lambda =
+        with_lambda && p.cache.learns_lambda ? lambda_row(p.cache, segment.batch, segment.head) : nullptr;
+    raw.load(token_row(p.query, segment.batch, head, token), lambda, lane & 3);
+}
+
+// This warp's part of units [from, to) of a segment, which a team shares. Memory is far: all that is needed first is
+// asked for first.
 template <int kTiles, class KeyCodes, class ValueCodes>
 __device__ __forceinline__ void attend_piece(const Launch<KeyCodes, ValueCodes> &launch, const RecordLayout &layout,
-                                             const SegmentWalk &walk, int from, int to, Ring &ring, int lane,
-                                             Softmax<kTiles> &state) {
-    const AttendParams &p = launch.params;
+                                             const SegmentWalk &walk, int from, int to, const Team &team, Ring &ring,
+                                             int lane, Softmax<kTiles> &state) {
+    const Task &task = launch.task;
+    const bool bf16 = task.params.cache.bf16;
     const Sequence &sequence = walk.sequence;
     const Segment &segment = walk.segment;
-    if (segment.fresh == 0) return;
-    const int end = sequence.blocks_before(to), per_stage = launch.stage_records;
-    int block = sequence.blocks_before(from), fetched = block;
-    RecordSource source(p.cache, segment.batch, segment.head, lane);
+    if (segment.fresh == 0) return state.clear();
+    const int begin = sequence.blocks_before(from), end = sequence.blocks_before(to);
+    const int first_chunk = sequence.chunks_before(from), last_chunk = sequence.chunks_before(to);
+    RawQuery<kTiles> raw;
+    load_query(task, segment, begin < end, lane, raw);
+
+    constexpr int per_step = kStepRecords<kTiles, KeyCodes, ValueCodes>;
+    const Team::Steps steps = team.steps<per_step>(last_chunk - first_chunk);
+    const auto block_of = [&](int i) { return begin + per_step * steps.step(i); };
+    RecordSource source(task, segment, lane);
+    int fetched = 0;
     const auto fetch = [&] {
-        const int count = clamp_int(end - fetched, 0, per_stage);
-        ring.fill(source, fetched, count);
-        fetched += count;
+        const int block = block_of(fetched++);
+        ring.fill(source, block, clamp_int(end - block, 0, per_step));
     };
 #pragma unroll 1
     for (int s = 0; s < kStages; ++s) fetch();
 
-    const RowMap rows{p.query_heads / p.cache.kv_heads, p.tokens};
-    const int first_row = segment.row_chunk * kRows;
-    // Rows that do not exist repeat the last one; their results go nowhere.
-    const int index = min(first_row + (lane >> 2), rows.group * segment.fresh - 1), token = rows.token_of(index);
-    const int query_head = segment.head * rows.group + index - token * rows.group;
-    const bool with_lambda = p.cache.learns_lambda && block < end;
-    const RawQuery<kTiles> raw(token_row(p.query, segment.batch, query_head, token),
-                               with_lambda ? lambda_row(p.cache, segment.batch, segment.head) : nullptr, p.cache.bf16,
-                               lane & 3);
-    const float log2_scale = p.scale * 1.4426950408889634f;
-    const int last_chunk = sequence.chunks_before(to);
-    int chunk = sequence.chunks_before(from);
-    if (chunk < last_chunk) {
-        const Window window(p.cache, p.key, p.value, sequence, segment.batch, segment.head);
-        int limit[2];
-#pragma unroll
-        for (int e = 0; e < 2; ++e)
-            limit[e] = sequence.sinks + sequence.tail + 1 + rows.token_of(first_row + 2 * (lane & 3) + e);
-        const float unit = power_of_two(-kWindowExponent - unit_exponent(launch.values.bits()));
+    const Window window(task, sequence, segment);
+    const float log2_scale = task.params.scale * 1.4426950408889634f;
+    Query<kTiles, KeyCodes> query;
+    int block = block_of(0), chunk = first_chunk + team.member;
+    bool made = false;
+    state.clear();
 #pragma unroll 1
-        for (; chunk < last_chunk; ++chunk) {
-            WindowChunk<kTiles> tokens;
-            tokens.load(window, chunk * kWindowTokens, lane);
-            if (p.cache.bf16) tokens.convert();
-            attend_window<kTiles>(tokens, raw, chunk * kWindowTokens, limit, log2_scale, unit, lane, state);
+    do {  // at most once more than there are chunks; the query is made while the first is on its way
+        const bool more = chunk < last_chunk;
+        WindowChunk<kTiles> tokens;
+        if (more) tokens.load(window, chunk * kWindowTokens, lane);
+        if (!made) {
+            if (bf16) raw.convert();
+            if (block < end) query.make(launch.keys, raw, log2_scale, lane);
+            made = true;
         }
-    }
-    if (block >= end) return;
+        if (!more) break;
+        if (bf16) tokens.convert();
+        attend_window<kTiles>(launch.values, task, window, segment, tokens, raw, chunk * kWindowTokens, log2_scale, lane,
+                              state);
+        chunk += team.size;
+    } while (chunk < last_chunk);
 
-    const Query<kTiles, KeyCodes> query(launch.keys, raw, log2_scale, lane);
-    const bool partly = end == sequence.blocks && sequence.last_tokens() < kGroup;  // the last block
-    while (block < end) {
+    const int whole_blocks = sequence.blocks - (sequence.last_tokens() < kGroup);
+    for (int i = 0; block < end; block = block_of(++i)) {
         int missing;
         const char *stage = ring.wait(missing);
-        const int count = min(per_stage, end - block);
-        block += count;
+        const int count = min(per_step, end - block);
         bool done = false;
-        if constexpr (kStageRecords<kTiles, KeyCodes, ValueCodes> == 2) {
-            done = count == 2 && missing == 0 && !(partly && block == end);
+        if constexpr (per_step == 2) {
+            done = count == 2 && missing == 0 && block + 2 <= whole_blocks;
             if (done) attend_records<2>(launch.keys, launch.values, query, stage, layout, kGroup, lane, state);
         }
         if (!done) {
@@ -110,8 +120,7 @@ __device__ __forceinline__ void attend_piece(const Launch<KeyCodes, ValueCodes> 
             for (int r = 0; r < count; ++r)
                 if (!((missing >> r) & 1))
                     attend_records<1>(launch.keys, launch.values, query, stage + r * layout.bytes, layout,
-                                      partly && block - count + r == end - 1 ? sequence.last_tokens() : kGroup, lane,
-                                      state);
+                                      block + r < whole_blocks ? kGroup : sequence.last_tokens(), lane, state);
         }
         __syncwarp();
         fetch();
@@ -120,39 +129,34 @@ __device__ __forceinline__ void attend_piece(const Launch<KeyCodes, ValueCodes> 
 
 // Adds up what the warps of this CTA left in shared memory, run by run of the same segment, and hands on.
 template <int kTiles>
-__device__ __forceinline__ void merge_warps(const Output &output, const Partials<kTiles> &partials, unsigned *arrivals,
-                                            const Cuts &cuts, int row_chunks, int kv_heads, char *shared,
+__device__ __forceinline__ void merge_warps(const Output &output, const Cuts &cuts, char *shared,
                                             const SharedPlan &plan, int warps) {
-    const Segment *segments = reinterpret_cast<const Segment *>(shared + plan.segments());
+    constexpr int kQuads = 8 * kTiles;
+    const Task &task = output.task;
+    const Partials<kTiles> partials{task.partials};
     const float2 *weights = reinterpret_cast<const float2 *>(shared + plan.weights());
     Arrival *arrival = reinterpret_cast<Arrival *>(shared + plan.arrival());
-    const int part = blockIdx.x, slots = 2 * warps;
-    const int64_t begin = cuts.cut(part), end = cuts.cut(part + 1);
-    const auto slot_out = [&](int slot) {
-        const int at = slot % 2 ? plan.ring(warps, slot / 2) : plan.heads() + slot / 2 * plan.head_bytes;
-        return reinterpret_cast<const float *>(shared + at);
-    };
-    for (int slot = 0; slot < slots;) {
-        const Segment segment = segments[slot];
-        int behind = slot + 1;
-        if (segment.units > 0)
-            while (behind < slots && (segments[behind].units == 0 || segments[behind].start == segment.start)) ++behind;
-        const int first_slot = slot;
-        slot = behind;
-        if (segment.units == 0) continue;
-        const bool whole = segment.start >= begin && segment.start + segment.units <= end;
+    const int part = blockIdx.x, begin = cuts.cut(part), end = cuts.cut(part + 1);
+    Runs runs(reinterpret_cast<const Segment *>(shared + plan.segments()), 2 * warps, threadIdx.x % 32);
+    for (Run run; runs.next(run);) {
+        const Segment &segment = run.segment;
         const int which = segment.start >= begin;
-        constexpr int kQuads = 8 * kTiles;
+        const bool whole = which && segment.start + segment.units <= end;
+#pragma unroll 1
         for (int v = threadIdx.x; v < kRows * kQuads; v += blockDim.x) {
             const int n = v / kQuads, quad = v % kQuads;
             bool seen;
             uint16_t *row = output.row(segment, n, seen);
             if (row == nullptr) continue;
+            unsigned left = run.members;
             Sum4 total;
-            for (int s = first_slot; s < behind; ++s)
-                if (segments[s].units > 0)
-                    total.add(*reinterpret_cast<const float4 *>(slot_out(s) + n * Slot8<kTiles>::kStride + 4 * quad),
-                              weights[s * kRows + n]);
+            total.add_all<4>(__popc(left), [&](int, float4 &x, float2 &weight) {
+                const int slot = __ffs(left) - 1;
+                left &= left - 1;
+                x = *reinterpret_cast<const float4 *>(shared + plan.slot(warps, slot) +
+                                                      4 * (n * Slot8<kTiles>::kStride + 4 * quad));
+                weight = weights[slot * kRows + n];
+            });
             if (whole) {
                 output.store4(row, 4 * quad, total.out, total.sum, seen);
             } else {
@@ -161,9 +165,8 @@ __device__ __forceinline__ void merge_warps(const Output &output, const Partials
             }
         }
         if (whole) continue;
-        const int64_t counter =
-            (static_cast<int64_t>(segment.batch) * kv_heads + segment.head) * row_chunks + segment.row_chunk;
-        if (arrive(arrivals + counter, segment, cuts, arrival))
+        const int64_t line = static_cast<int64_t>(segment.batch) * task.lines.divisor + segment.head * task.row_chunks;
+        if (arrive(task.arrivals + line + segment.row_chunk, segment, cuts, arrival))
             merge_parts<kTiles>(output, segment, partials, arrival->first, arrival->last);
     }
 }
@@ -173,47 +176,55 @@ __global__ void __launch_bounds__(32 * kMaxWarps, 1)
     attend_kernel(const __grid_constant__ Launch<KeyCodes, ValueCodes> launch) {
     constexpr int kTiles = kHeadDim / 32;
     extern __shared__ __align__(128) char shared[];
-    const AttendParams &p = launch.params;
+    const Task &task = launch.task;
     const int warps = blockDim.x / 32, lane = threadIdx.x % 32;
     const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0);  // in a uniform register
     const RecordLayout layout = record_layout(kHeadDim, launch.keys.bits(), launch.keys.zero() != kNoZero,
                                               launch.values.bits(), launch.values.zero() != kNoZero);
-    const SharedPlan plan{Slot8<kTiles>::kBytes, launch.stage_records * layout.bytes};
-    Ring ring(shared + plan.ring(warps, warp), reinterpret_cast<uint64_t *>(shared + plan.barriers()) + kStages * warp,
-              plan.stage_bytes, layout.bytes, launch.row_chunks == 1, lane);
+    const SharedPlan plan{Slot8<kTiles>::kBytes, kStepRecords<kTiles, KeyCodes, ValueCodes> * layout.bytes};
+    Ring ring(shared + plan.slot(warps, 2 * warp + 1),
+              reinterpret_cast<uint64_t *>(shared + plan.barriers()) + kStages * warp, plan.stage_bytes, layout.bytes,
+              task.row_chunks == 1, lane);
     Segment *segments = reinterpret_cast<Segment *>(shared + plan.segments()) + 2 * warp;
     if (lane < 2) segments[lane].units = 0;
     __syncwarp();
     release_next_grid();
     wait_for_previous_grid();
 
-    const Census census(p, lane);
-    const int64_t total = census.units * p.cache.kv_heads * launch.row_chunks;
-    const Cuts parts(total, useful_parts(total, gridDim.x));
-    if (static_cast<int>(blockIdx.x) >= parts.parts) return;
-    const Output output{p.out, {p.query_heads / p.cache.kv_heads, p.tokens}, p.cache.bf16,
-                        power_of_two(unit_exponent(launch.values.bits()))};
-    const int64_t begin = parts.cut(blockIdx.x), share = parts.cut(blockIdx.x + 1) - begin;
-    const int log2_warps = __ffs(warps) - 1;  // a power of two
-    int64_t unit = begin + (share * warp >> log2_warps);
-    const int64_t end = begin + (share * (warp + 1) >> log2_warps);
+    const Census census(task.params, lane);
+    const int total = census.units * static_cast<int>(task.lines.divisor);
+    const int part_count = useful_parts(total, gridDim.x);
+    const Cuts parts(total, part_count);
+    if (static_cast<int>(blockIdx.x) >= part_count) return;
+    const int begin = parts.cut(blockIdx.x);
+    const Shares shares{begin, parts.cut(blockIdx.x + 1) - begin, __ffs(warps) - 1};
+    const Output output{task, power_of_two(unit_exponent(launch.values.bits()))};
+    int unit = shares.cut(warp);
+    const int end = shares.cut(warp + 1);
     if (unit < end) {
-        SegmentWalk walk(p, census, launch.row_chunks, unit, lane);
+        SegmentWalk walk(task, census, unit, lane);
+#pragma unroll 1
         while (true) {
             const Segment &segment = walk.segment;
-            const int from = static_cast<int>(unit - segment.start);
-            const int to = static_cast<int>(min(int64_t{segment.units}, end - segment.start));
+            const int from = unit - segment.start, to = min(segment.units, end - segment.start);
+            Team team;
+            int team_from = from, team_to = to;
+            if (unit == shares.cut(warp) && segment.start + to == end) {
+                const unsigned members = shares.within(segment.start, segment.start + segment.units, lane);
+                team = {__popc(members), __popc(members & ((1u << warp) - 1u))};
+                team_from = shares.cut(__ffs(members) - 1) - segment.start;
+                team_to = shares.cut(32 - __clz(members)) - segment.start;
+            }
             Softmax<kTiles> state;
-            state.clear();
-            attend_piece<kTiles>(launch, layout, walk, from, to, ring, lane, state);
+            attend_piece<kTiles>(launch, layout, walk, team_from, team_to, team, ring, lane, state);
             const bool ends = to == segment.units;
             if (ends && from == 0) {
                 write_output(output, segment, state, lane);
             } else {
-                const int tail = !ends, at = tail ? plan.ring(warps, warp) : plan.heads() + warp * plan.head_bytes;
-                float2 *weights = reinterpret_cast<float2 *>(shared + plan.weights()) + (2 * warp + tail) * kRows;
-                write_slot(reinterpret_cast<float *>(shared + at), weights, state, lane);
-                if (lane == 0) segments[tail] = segment;
+                const int slot = 2 * warp + !ends;
+                write_slot(reinterpret_cast<float *>(shared + plan.slot(warps, slot)),
+                           reinterpret_cast<float2 *>(shared + plan.weights()) + slot * kRows, state, lane);
+                if (lane == 0) segments[!ends] = segment;
             }
             unit = segment.start + to;
             if (unit >= end) break;
@@ -221,8 +232,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps, 1)
         }
     }
     __syncthreads();
-    merge_warps<kTiles>(output, Partials<kTiles>{launch.partials}, launch.arrivals, parts, launch.row_chunks,
-                        p.cache.kv_heads, shared, plan, warps);
+    merge_warps<kTiles>(output, parts, shared, plan, warps);
 }
 
 }  // namespace innerq::attend

@@ -12,21 +12,20 @@ namespace innerq::attend {
 
 // Where results go.
 struct Output {
-    const TokenParams &out;
-    RowMap rows;
-    bool bf16;
-    float unit;  // of out
+    const Task &task;
+    float unit;  // of Softmax::out
 
     // Where query row n of a segment goes, or nullptr if there is no such row; `seen`: its token is one of the new ones.
     __device__ __forceinline__ uint16_t *row(const Segment &s, int n, bool &seen) const {
-        const int index = s.row_chunk * kRows + n, token = rows.token_of(index);
+        const int index = s.row_chunk * kRows + n, token = task.by_group.divide(index);
         seen = token < s.fresh;
-        if (token >= rows.tokens) return nullptr;
-        return token_row(out, s.batch, s.head * rows.group + index - token * rows.group, token);
+        if (token >= task.params.tokens) return nullptr;
+        return token_row(task.params.out, s.batch, s.head * task.group + index - token * task.group, token);
     }
 
     __device__ __forceinline__ void store4(uint16_t *row, int channel, float4 x, float sum, bool seen) const {
         const float scale = sum != 0.f ? __fdividef(unit, sum) : 0.f;
+        const bool bf16 = task.params.cache.bf16;
         uint2 packed = {pack_activation2(x.x * scale, x.y * scale, bf16),
                         pack_activation2(x.z * scale, x.w * scale, bf16)};
         if (!seen) packed = {0u, 0u};
@@ -74,17 +73,43 @@ __device__ __forceinline__ void write_slot(float *out, float2 *weights, const So
     }
 }
 
-// Sum of partials, one at a time; four channels of one row.
+// Sum of partials; four channels of one row.
 struct Sum4 {
     float4 out = {0.f, 0.f, 0.f, 0.f};
     float maximum = kNoMaximum, sum = 0.f;
 
-    __device__ __forceinline__ void add(float4 x, float2 weight) {
-        const float now = fmaxf(maximum, weight.x);
-        const float a = exp2_fast(maximum - now), b = exp2_fast(weight.x - now);
-        maximum = now;
-        sum = sum * a + weight.y * b;
-        out = {out.x * a + x.x * b, out.y * a + x.y * b, out.z * a + x.z * b, out.w * a + x.w * b};
+    // Several at once, so that their loads are under way together.
+    template <int kCount>
+    __device__ __forceinline__ void add(const float4 (&x)[kCount], const float2 (&weight)[kCount]) {
+        float now = maximum;
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) now = fmaxf(now, weight[i].x);
+        const float old = exp2_fast(maximum - now);
+        maximum = now, sum *= old;
+        out = {out.x * old, out.y * old, out.z * old, out.w * old};
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) {
+            const float factor = exp2_fast(weight[i].x - now);
+            sum = fmaf(weight[i].y, factor, sum);
+            out.x = fmaf(x[i].x, factor, out.x), out.y = fmaf(x[i].y, factor, out.y);
+            out.z = fmaf(x[i].z, factor, out.z), out.w = fmaf(x[i].w, factor, out.w);
+        }
+    }
+
+    // Items 0 .. count - 1, item(i, x, weight) loads one.
+    template <int kCount, class Item>
+    __device__ __forceinline__ void add_all(int count, const Item &item) {
+#pragma unroll 1
+        for (int base = 0; base < count; base += kCount) {
+            float4 x[kCount];
+            float2 weight[kCount];
+#pragma unroll
+            for (int i = 0; i < kCount; ++i) {
+                x[i] = {0.f, 0.f, 0.f, 0.f}, weight[i] = {kNoMaximum, 0.f};
+                if (base + i < count) item(base + i, x[i], weight[i]);
+            }
+            add(x, weight);
+        }
     }
 };
 
@@ -113,12 +138,10 @@ __device__ __forceinline__ void merge_parts(const Output &output, const Segment 
         uint16_t *row = output.row(segment, n, seen);
         if (row == nullptr) continue;
         Sum4 total;
-#pragma unroll 8
-        for (int p = first; p <= last; ++p) {
-            const int which = p == first;
-            const float4 x = __ldcg(reinterpret_cast<const float4 *>(partials.out(p, which)) + v);
-            total.add(x, __ldcg(partials.weights(p, which) + n));
-        }
+        total.add_all<8>(last - first + 1, [&](int i, float4 &x, float2 &weight) {
+            x = __ldcg(reinterpret_cast<const float4 *>(partials.out(first + i, i == 0)) + v);
+            weight = __ldcg(partials.weights(first + i, i == 0) + n);
+        });
         output.store4(row, 4 * quad, total.out, total.sum, seen);
     }
 }
@@ -132,16 +155,52 @@ struct Arrival {
 __device__ __forceinline__ bool arrive(unsigned *counter, const Segment &segment, const Cuts &cuts, Arrival *shared) {
     __syncthreads();
     if (threadIdx.x == 0) {
-        __threadfence();
+        fence_gpu();
+        const unsigned before = atomicAdd(counter, 1u);
         shared->first = cuts.part_of(segment.start);
         shared->last = cuts.part_of(segment.start + segment.units - 1);
-        const unsigned others = shared->last - shared->first;
-        shared->is_last = atomicAdd(counter, 1u) == others;
-        if (shared->is_last) *counter = 0;  // clean for the next launch
-        __threadfence();
+        shared->is_last = before == static_cast<unsigned>(shared->last - shared->first);
+        if (shared->is_last) {
+            *counter = 0;  // clean for the next launch
+            fence_gpu();
+        }
     }
     __syncthreads();
     return shared->is_last;
 }
+
+// A run of warps' slots in shared memory that hold partials of the same segment: slots `members`, as a mask.
+struct Run {
+    unsigned members;
+    Segment segment;
+};
+
+// The runs of a CTA, one after the other. Slots are in the order of the line of work, head before tail of each warp.
+class Runs {
+   public:
+    __device__ __forceinline__ Runs(const Segment *segments, int slots, int lane) : segments_(segments) {
+        const Segment own = lane < slots ? segments[lane] : Segment{};
+        const unsigned valid = __ballot_sync(0xffffffffu, lane < slots && own.units > 0);
+        const unsigned before = valid & ((1u << lane) - 1u);
+        const int previous = before == 0 ? 0 : 31 - __clz(before);
+        const int previous_start = __shfl_sync(0xffffffffu, own.start, previous);
+        const bool leads = (valid >> lane & 1u) && (before == 0 || previous_start != own.start);
+        valid_ = valid, leaders_ = __ballot_sync(0xffffffffu, leads);
+    }
+
+    __device__ __forceinline__ bool next(Run &run) {
+        if (leaders_ == 0) return false;
+        const int leader = __ffs(leaders_) - 1;
+        leaders_ &= leaders_ - 1;
+        run.members = valid_ >> leader << leader;
+        if (leaders_ != 0) run.members &= (leaders_ & -leaders_) - 1u;
+        run.segment = segments_[leader];
+        return true;
+    }
+
+   private:
+    const Segment *segments_;
+    unsigned valid_, leaders_;
+};
 
 }  // namespace innerq::attend

@@ -1,9 +1,10 @@
 // Who works on what: a flat split of all the work of a launch over warps, from lengths that only the device knows.
 //
-// A segment is (sequence, KV head, chunk of 8 query rows). Its work is a line of units: blocks, one unit each, and its
-// window, 16 tokens at a time, kWindowUnits each, spread among the blocks because their cost is known less well. The
-// segments of a launch, laid end to end, are cut into equal pieces, one per warp; so a ragged batch costs what its tokens
-// cost. Plain arithmetic, for host and device; every warp does it before its first copy, so divisions are few.
+// A segment is (sequence, KV head, chunk of 8 query rows). Its work is a line of units: kStartUnits for its beginning,
+// blocks, one unit each, and its window, 16 tokens at a time, kWindowUnits each, spread among the blocks because their cost
+// is known less well. The segments of a launch, laid end to end, are cut into equal pieces, one per warp; so a ragged batch
+// costs what its tokens cost. Plain arithmetic, for host and device; every warp does it before its first copy, where each
+// division counts. All counts of units fit an int (launch_attend sees to that).
 #pragma once
 
 #include <cstdint>
@@ -14,6 +15,7 @@ namespace innerq::attend {
 
 inline constexpr int kWindowTokens = 16;  // tokens of a window chunk
 inline constexpr int kWindowUnits = 4;    // what a window chunk costs, in blocks; a power of two
+inline constexpr int kStartUnits = 4;     // what a new segment costs a warp
 inline constexpr int kRows = 8;           // query rows of a segment: (token, head of the group), token-major
 inline constexpr int kMaxParts = 256;     // CTAs of a launch at most
 inline constexpr int kLeastUnits = 8;     // units of a CTA at least
@@ -31,6 +33,25 @@ INNERQ_HD inline int leading_zeros(int x) {
 #endif
 }
 
+// Division by a number that the host knows, of 0 .. 2^31 - 1 (Granlund and Montgomery's method).
+struct Divisor {
+    unsigned divisor, multiplier;
+    int shift;
+
+    Divisor() = default;
+    explicit Divisor(unsigned d) : divisor(d), shift(0) {
+        while ((uint64_t{1} << shift) < d) ++shift;
+        multiplier = static_cast<unsigned>((uint64_t{1} << 32) * ((uint64_t{1} << shift) - d) / d + 1);
+    }
+    INNERQ_HD int divide(int x) const {
+#ifdef __CUDA_ARCH__
+        return static_cast<int>((__umulhi(multiplier, x) + x) >> shift);
+#else
+        return static_cast<int>((((uint64_t{multiplier} * unsigned(x)) >> 32) + unsigned(x)) >> shift);
+#endif
+    }
+};
+
 // The cache of a sequence, without the pointers.
 struct CacheShape {
     int sink, ring, capacity_blocks;  // ring = recent + 32
@@ -43,7 +64,7 @@ struct Sequence {
     int behind_sinks;   // older tokens that are no sinks
     int blocks;         // quantised blocks that hold at least one older token
     int chunks, units;  // units >= 1
-    int period;         // log2: chunk i begins at unit i << period
+    int period;         // log2: chunk i begins at unit kStartUnits + (i << period)
 
     // past, fresh: as read from the device, not trusted.
     INNERQ_HD Sequence(int past, int new_tokens, int tokens, const CacheShape &cache) {
@@ -57,49 +78,63 @@ struct Sequence {
         blocks = at_most(quantised, static_cast<int>((unsigned(behind_sinks) + kGroup - 1) / kGroup));
         chunks = static_cast<int>(unsigned(sinks + tail + fresh + kWindowTokens - 1) / kWindowTokens);
         if (fresh == 0) chunks = blocks = 0;
-        units = at_least(chunks * kWindowUnits + blocks, 1);
-        period = chunks == 0 ? 0 : leading_zeros(chunks) - leading_zeros(units);
-        if (chunks > units >> period) --period;
+        const int work = chunks * kWindowUnits + blocks;
+        units = kStartUnits + work;
+        period = chunks == 0 ? 0 : leading_zeros(chunks) - leading_zeros(work);
+        if (chunks > work >> period) --period;
     }
 
     // Older tokens of the last block.
     INNERQ_HD int last_tokens() const { return at_most(behind_sinks - kGroup * (blocks - 1), kGroup); }
     // Window chunks that begin before unit x.
-    INNERQ_HD int chunks_before(int x) const { return at_most((x + (1 << period) - 1) >> period, chunks); }
+    INNERQ_HD int chunks_before(int x) const {
+        return at_most((at_least(x - kStartUnits, 0) + (1 << period) - 1) >> period, chunks);
+    }
     // Blocks before unit x.
     INNERQ_HD int blocks_before(int x) const {
-        const int begun = chunks_before(x);
-        if (begun == 0) return at_most(x, blocks);
-        const int inside = at_most(x - ((begun - 1) << period), kWindowUnits);
-        return x - (begun - 1) * kWindowUnits - inside;
+        const int begun = chunks_before(x), inner = at_least(x - kStartUnits, 0);
+        if (begun == 0) return at_most(inner, blocks);
+        const int inside = at_most(inner - ((begun - 1) << period), kWindowUnits);
+        return inner - (begun - 1) * kWindowUnits - inside;
     }
 };
 
-// a / b; 64-bit division is slow on the GPU and seldom needed. a >= 0, b > 0.
-INNERQ_HD inline int64_t divide(int64_t a, int b) {
-    if (a <= UINT32_MAX) return static_cast<uint32_t>(a) / static_cast<uint32_t>(b);
-    return a / b;
-}
-
 // Cutting `total` units into `parts`, the first `longer` of which have one unit more: part p is [cut(p), cut(p + 1)).
 struct Cuts {
-    int64_t each;
-    int parts, longer;
-    INNERQ_HD Cuts(int64_t total, int parts)
-        : each(divide(total, parts)), parts(parts), longer(static_cast<int>(total - each * parts)) {}
-    INNERQ_HD int64_t cut(int p) const { return each * p + (p < longer ? p : longer); }
+    int each, longer;
+    INNERQ_HD Cuts(int total, int parts) : each(unsigned(total) / unsigned(parts)), longer(total - each * parts) {}
+    INNERQ_HD int cut(int p) const { return each * p + at_most(p, longer); }
     // each > 0
-    INNERQ_HD int part_of(int64_t unit) const {
-        const int64_t in_longer = (each + 1) * longer;
-        if (unit < in_longer) return static_cast<int>(unit / (each + 1));
-        return longer + static_cast<int>((unit - in_longer) / each);
+    INNERQ_HD int part_of(int unit) const {
+        const int in_longer = (each + 1) * longer;
+        if (unit < in_longer) return unsigned(unit) / unsigned(each + 1);
+        return longer + unsigned(unit - in_longer) / unsigned(each);
+    }
+};
+
+// Warps that share a piece of a segment, and which of them this one is. The piece is dealt out: its window chunks first,
+// one a warp, then steps of a few blocks, one a warp, so that the team reads neighbouring records at the same time. Warps
+// that have a chunk more get the steps that cost as much less.
+struct Team {
+    int size = 1, member = 0;
+
+    // Member's i-th step.
+    struct Steps {
+        int early, early_stride, early_count, rest, rest_stride;
+        INNERQ_HD int step(int i) const {
+            return i < early_count ? early + i * early_stride : rest + (i - early_count) * rest_stride;
+        }
+    };
+    template <int kBlocks>  // of a step
+    INNERQ_HD Steps steps(int chunks) const {
+        const int over = (size & (size - 1)) == 0 ? chunks & (size - 1) : chunks % size;
+        const int without = over == 0 ? 0 : size - over;
+        constexpr int rounds = kWindowUnits / kBlocks;
+        return {member - over, without, member < over ? 0 : without == 0 ? 0 : rounds, rounds * without + member, size};
     }
 };
 
 // Parts worth starting for `total` units.
-INNERQ_HD inline int useful_parts(int64_t total, int available) {
-    const int64_t most = total / kLeastUnits;
-    return most < 1 ? 1 : most < available ? static_cast<int>(most) : available;
-}
+INNERQ_HD inline int useful_parts(int total, int available) { return clamp_int(total / kLeastUnits, 1, available); }
 
 }  // namespace innerq::attend

@@ -88,6 +88,9 @@ __device__ __forceinline__ void wait_for_previous_grid() {
 #endif
 }
 
+// Orders this thread's memory accesses, and those it has synchronised with, for the whole GPU.
+__device__ __forceinline__ void fence_gpu() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
+
 // Lets the next grid of the stream start its prologue.
 __device__ __forceinline__ void release_next_grid() {
 #if INNERQ_BULK_COPY

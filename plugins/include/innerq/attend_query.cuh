@@ -6,11 +6,6 @@
 
 namespace innerq::attend {
 
-// Eight neighbouring activations as fp16.
-__device__ __forceinline__ uint4 load_numbers8(const uint16_t *row, int channel, bool bf16) {
-    return to_half8(__ldg(reinterpret_cast<const uint4 *>(row + channel)), bf16);
-}
-
 __device__ __forceinline__ float power_of_two(int exponent) { return __int_as_float((exponent + 127) << 23); }
 
 // This lane's channels of its query row (g), as they are, and of lambda. Loaded early: memory is far.
@@ -19,7 +14,7 @@ struct RawQuery {
     uint4 query[kTiles], lambda[kTiles];
 
     // row: fp16 or bf16 [D]; lambda_row: fp16 [D] or nullptr for 1.
-    __device__ __forceinline__ RawQuery(const uint16_t *row, const uint16_t *lambda_row, bool bf16, int quad) {
+    __device__ __forceinline__ void load(const uint16_t *row, const uint16_t *lambda_row, int quad) {
 #pragma unroll
         for (int t = 0; t < kTiles; ++t) query[t] = __ldg(reinterpret_cast<const uint4 *>(row + 32 * t + 8 * quad));
 #pragma unroll
@@ -27,14 +22,16 @@ struct RawQuery {
             lambda[t] = {0x3c003c00u, 0x3c003c00u, 0x3c003c00u, 0x3c003c00u};
             if (lambda_row != nullptr) lambda[t] = __ldg(reinterpret_cast<const uint4 *>(lambda_row + 32 * t + 8 * quad));
         }
-        if (bf16) {
+    }
+
+    // From bf16.
+    __device__ __forceinline__ void convert() {
 #pragma unroll
-            for (int t = 0; t < kTiles; ++t) query[t] = to_half8(query[t], true);
-        }
+        for (int t = 0; t < kTiles; ++t) query[t] = to_half8(query[t], true);
     }
 };
 
-// A query row of lambda q, brought to the magnitude 2^7 .. 2^8 by a power of two and raised per class.
+// A query row of lambda q, brought below 2^8, but not far, by a power of two, and raised per class.
 template <int kTiles, class Codes>
 struct Query {
     uint32_t operand[kTiles][4];  // class 3: of the first 16-row tile
@@ -44,26 +41,21 @@ struct Query {
     float factor[2];              // accumulated sum -> log2 of a weight
 
     // log2_scale: of the softmax, in log2.
-    __device__ __forceinline__ Query(const Codes &codes, const RawQuery<kTiles> &raw, float log2_scale, int lane) {
+    __device__ __forceinline__ void make(const Codes &codes, const RawQuery<kTiles> &raw, float log2_scale, int lane) {
         const int quad = lane & 3, bits = codes.bits();
-        float q[kTiles][8], largest = 0.f;
-        multiply(raw, q);
-#pragma unroll
-        for (int t = 0; t < kTiles; ++t)
-#pragma unroll
-            for (int c = 0; c < 8; ++c) largest = fmaxf(largest, fabsf(q[t][c]));
-        largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
-        largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
-        const int exponent = clamp_int((__float_as_int(largest) >> 23) - 127, -100, 100);
-        const float bring = power_of_two(7 - exponent);
-        const float back = power_of_two(exponent - 7 + unit_exponent(bits)) * log2_scale;  // of row g; wanted: 2q + e
+        const int exponent = exponent_bound(raw.query) + exponent_bound(raw.lambda);  // |lambda q| < 2^exponent
+        const float bring = power_of_two(8 - exponent);
+        const float back = power_of_two(exponent - 8 + unit_exponent(bits)) * log2_scale;  // of row g; wanted: 2q + e
 #pragma unroll
         for (int e = 0; e < 2; ++e) factor[e] = __shfl_sync(0xffffffffu, back, 4 * (2 * quad + e));
 #pragma unroll
         for (int t = 0; t < kTiles; ++t) {
+            const uint32_t words[4] = {raw.query[t].x, raw.query[t].y, raw.query[t].z, raw.query[t].w};
+            const uint32_t factors[4] = {raw.lambda[t].x, raw.lambda[t].y, raw.lambda[t].z, raw.lambda[t].w};
 #pragma unroll
             for (int cls = 0; cls < 4; ++cls) {
-                const half2 x = as_half2(pack_half2(q[t][2 * cls] * bring, q[t][2 * cls + 1] * bring));
+                const float2 q = unpack_half2(words[cls]), l = unpack_half2(factors[cls]);
+                const half2 x = as_half2(pack_half2(q.x * l.x * bring, q.y * l.y * bring));
                 operand[t][cls] = raise(x, operand_exponent(bits, cls, 0));
                 if (cls == 3) other[t] = raise(x, operand_exponent(bits, 3, 1));
             }
@@ -76,17 +68,19 @@ struct Query {
         return exponent == 0 ? as_u32(x) : as_u32(__hmul2(x, __float2half2_rn(static_cast<float>(1 << exponent))));
     }
 
-    static __device__ __forceinline__ void multiply(const RawQuery<kTiles> &raw, float (&q)[kTiles][8]) {
+    // Every number of the query row, in this lane and the three beside it, is below 2^result.
+    static __device__ __forceinline__ int exponent_bound(const uint4 (&x)[kTiles]) {
+        half2 largest = as_half2(0u);
 #pragma unroll
         for (int t = 0; t < kTiles; ++t) {
-            const uint32_t words[4] = {raw.query[t].x, raw.query[t].y, raw.query[t].z, raw.query[t].w};
-            const uint32_t factors[4] = {raw.lambda[t].x, raw.lambda[t].y, raw.lambda[t].z, raw.lambda[t].w};
-#pragma unroll
-            for (int w = 0; w < 4; ++w) {
-                const float2 v = unpack_half2(words[w]), l = unpack_half2(factors[w]);
-                q[t][2 * w] = v.x * l.x, q[t][2 * w + 1] = v.y * l.y;
-            }
+            largest = __hmax2(__hmax2(largest, __habs2(as_half2(x[t].x))), __habs2(as_half2(x[t].y)));
+            largest = __hmax2(__hmax2(largest, __habs2(as_half2(x[t].z))), __habs2(as_half2(x[t].w)));
         }
+        uint32_t bits = as_u32(largest);
+        bits = max(bits & 0xffffu, bits >> 16);
+        bits = max(bits, __shfl_xor_sync(0xffffffffu, bits, 1));
+        bits = max(bits, __shfl_xor_sync(0xffffffffu, bits, 2));
+        return static_cast<int>(bits >> 10) - 14;
     }
 
     __device__ __forceinline__ void sum_up(int bits, int t) {

@@ -4,28 +4,27 @@
 // plain copies on sm_75.
 #pragma once
 
+#include "attend_walk.cuh"
 #include "attend_ptx.cuh"
-#include "innerq/cache.cuh"
 
 namespace innerq::attend {
 
-#ifndef INNERQ_STAGES
-#define INNERQ_STAGES 2
-#endif
-inline constexpr int kStages = INNERQ_STAGES;
+inline constexpr int kStages = 2;
 
 // Records of one sequence and KV head: runs of neighbours, the whole cache or a page. Whole warps call this.
 class RecordSource {
    public:
-    __device__ __forceinline__ RecordSource(const CacheParams &cache, int batch, int head, int lane)
-        : cache_(cache), batch_(batch), head_(head), lane_(lane) {
-        if (cache.block_table != nullptr) return;
-        run_end_ = cache.capacity_blocks;
-        run_ = record_of(cache, batch, head, 0);
+    __device__ __forceinline__ RecordSource(const Task &task, const Segment &segment, int lane)
+        : cache_(task.params.cache), by_page_(task.by_page), batch_(segment.batch), head_(segment.head), lane_(lane) {
+        if (cache_.block_table != nullptr) return;
+        run_end_ = cache_.capacity_blocks;
+        run_ = cache_.blocks + static_cast<int64_t>(batch_ * cache_.kv_heads + head_) * cache_.capacity_blocks *
+                                   cache_.record_bytes;
     }
 
-    // Whether `count` records from `block` on are there, side by side, in the run entered last.
-    __device__ __forceinline__ bool has_run(int block, int count) const {
+    // Whether `count` records from `block` on are there, side by side.
+    __device__ __forceinline__ bool enter(int block, int count) {
+        if (block < run_begin_ || block >= run_end_) enter_page(block);
         return block >= run_begin_ && block + count <= run_end_;
     }
     __device__ __forceinline__ const uint8_t *in_run(int block) const {
@@ -33,14 +32,14 @@ class RecordSource {
     }
     // The record of a block, or nullptr if the page is missing.
     __device__ __forceinline__ const uint8_t *record(int block) {
-        if (!has_run(block, 1)) enter_page(block);
-        return has_run(block, 1) ? in_run(block) : nullptr;
+        return enter(block, 1) ? in_run(block) : nullptr;
     }
 
    private:
     // Keeps 32 entries of the block table, one a lane, so that a look-up seldom waits for memory.
     __device__ __forceinline__ void enter_page(int block) {
-        const int entry = block / cache_.page_blocks;
+        if (cache_.block_table == nullptr) return;  // behind the end
+        const int entry = by_page_.divide(block);
         if (entry < first_entry_ || entry >= first_entry_ + 32) {
             first_entry_ = entry;
             const int64_t row = static_cast<int64_t>(batch_) * cache_.table_stride;
@@ -56,6 +55,7 @@ class RecordSource {
     }
 
     const CacheParams &cache_;
+    const Divisor &by_page_;
     int batch_, head_, lane_;
     int first_entry_ = -64, page_ = -1;
     int run_begin_ = 0, run_end_ = 0;
@@ -91,7 +91,7 @@ class Ring {
             return;
         }
         const int stage = filled_++ % kStages;
-        if (source.has_run(block, count)) {
+        if (__builtin_expect(source.enter(block, count), 1)) {
             const uint8_t *from = source.in_run(block);
             const int bytes = count * record_bytes_;
             begin(stage, bytes);

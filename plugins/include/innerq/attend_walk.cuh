@@ -6,16 +6,20 @@
 
 namespace innerq::attend {
 
-// A segment's place in the line of work, and what it is. units == 0: none.
-struct Segment {
-    int64_t start;
-    int units, batch, head, row_chunk, fresh;
+// What every kernel is told beside the codes.
+struct Task {
+    AttendParams params;
+    int group;          // query heads per KV head
+    int row_chunks;     // chunks of 8 query rows per KV head
+    Divisor lines;      // kv_heads * row_chunks: segments of a sequence
+    Divisor by_chunks, by_group, by_page, by_ring;
+    unsigned *arrivals;  // [B, Hkv, row_chunks], zero before and after
+    float *partials;     // [kMaxParts, 2] partials
 };
 
-// Query rows of a KV head, token-major: row i is head i mod group of token i / group.
-struct RowMap {
-    int group, tokens;
-    __device__ __forceinline__ int token_of(int row) const { return tokens == 1 ? row >= group : row / group; }
+// A segment's place in the line of work, and what it is. units == 0: none.
+struct alignas(16) Segment {
+    int start, units, batch, head, row_chunk, fresh;
 };
 
 __device__ __forceinline__ Sequence read_sequence(const AttendParams &p, int batch) {
@@ -24,7 +28,7 @@ __device__ __forceinline__ Sequence read_sequence(const AttendParams &p, int bat
                     CacheShape{p.cache.sink, p.cache.ring, p.cache.capacity_blocks});
 }
 
-__device__ __forceinline__ unsigned warp_sum(unsigned x) {
+__device__ __forceinline__ int warp_sum(int x) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     return __reduce_add_sync(0xffffffffu, x);
 #else
@@ -33,18 +37,16 @@ __device__ __forceinline__ unsigned warp_sum(unsigned x) {
 #endif
 }
 
-// Units of one (KV head, row chunk) of all sequences, and of the first 32 sequences, one a lane.
+// Units of one line (KV head and row chunk) of all sequences; `own`: of the first 32 sequences, one a lane.
 struct Census {
-    int64_t units = 0;
-    unsigned first = 0;
+    int units, own;
 
     __device__ __forceinline__ Census(const AttendParams &p, int lane) {
-        for (int base = 0; base < p.cache.batch; base += 32) {
-            const int b = base + lane;
-            const unsigned own = b < p.cache.batch ? read_sequence(p, b).units : 0;
-            if (base == 0) first = own;
-            units += warp_sum(own);
-        }
+        own = lane < p.cache.batch ? read_sequence(p, lane).units : 0;
+        units = warp_sum(own);
+#pragma unroll 1
+        for (int base = 32; base < p.cache.batch; base += 32)
+            units += warp_sum(base + lane < p.cache.batch ? read_sequence(p, base + lane).units : 0);
     }
 };
 
@@ -54,46 +56,44 @@ class SegmentWalk {
     Sequence sequence;
     Segment segment;
 
-    __device__ __forceinline__ SegmentWalk(const AttendParams &p, const Census &census, int row_chunks, int64_t unit,
-                                           int lane)
-        : SegmentWalk(p, row_chunks, find(p, census, divide(unit, p.cache.kv_heads * row_chunks), lane)) {
-        const int64_t start = segment.start * p.cache.kv_heads * row_chunks;
-        index_ = static_cast<int>(divide(unit - start, sequence.units));
-        place(start + static_cast<int64_t>(index_) * sequence.units);
+    __device__ __forceinline__ SegmentWalk(const Task &task, const Census &census, int unit, int lane)
+        : SegmentWalk(task, find(task.params, census, task.lines.divide(unit), lane)) {
+        const int start = segment.start * task.lines.divisor;
+        index_ = unsigned(unit - start) / unsigned(sequence.units);
+        place(start + index_ * sequence.units);
     }
 
     __device__ __forceinline__ void next() {
-        const int64_t start = segment.start + segment.units;
-        if (++index_ == params_.cache.kv_heads * row_chunks_) {
+        const int start = segment.start + segment.units;
+        if (++index_ == static_cast<int>(task_.lines.divisor)) {
             index_ = 0;
             ++segment.batch;
-            sequence = read_sequence(params_, segment.batch);
+            sequence = read_sequence(task_.params, segment.batch);
         }
         place(start);
     }
 
    private:
     struct Found {
-        int batch;
-        int64_t before;  // units of one head of the sequences before
+        int batch, before;  // units of one line of the sequences before
     };
 
-    __device__ __forceinline__ SegmentWalk(const AttendParams &p, int row_chunks, Found found)
-        : sequence(read_sequence(p, found.batch)), params_(p), row_chunks_(row_chunks) {
+    __device__ __forceinline__ SegmentWalk(const Task &task, Found found)
+        : sequence(read_sequence(task.params, found.batch)), task_(task) {
         segment.batch = found.batch;
         segment.start = found.before;
     }
 
-    static __device__ __forceinline__ Found find(const AttendParams &p, const Census &census, int64_t unit, int lane) {
-        int64_t before = 0;
+    // The sequence that holds unit `unit` of a line.
+    static __device__ __forceinline__ Found find(const AttendParams &p, const Census &census, int unit, int lane) {
+        if (p.cache.batch == 1) return {0, 0};
+        int before = 0, own = census.own;
+#pragma unroll 1
         for (int base = 0;; base += 32) {
-            const int b = base + lane;
-            unsigned own = census.first;
-            if (base > 0) own = b < p.cache.batch ? read_sequence(p, b).units : 0;
-            unsigned upto = own;
+            int upto = own;
 #pragma unroll
             for (int step = 1; step < 32; step *= 2) {
-                const unsigned other = __shfl_up_sync(0xffffffffu, upto, step);
+                const int other = __shfl_up_sync(0xffffffffu, upto, step);
                 if (lane >= step) upto += other;
             }
             const unsigned beyond = __ballot_sync(0xffffffffu, before + upto > unit);
@@ -102,19 +102,32 @@ class SegmentWalk {
                 return {base + found, before + __shfl_sync(0xffffffffu, upto - own, found)};
             }
             before += __shfl_sync(0xffffffffu, upto, 31);
+            own = base + 32 + lane < p.cache.batch ? read_sequence(p, base + 32 + lane).units : 0;
         }
     }
 
-    __device__ __forceinline__ void place(int64_t start) {
+    __device__ __forceinline__ void place(int start) {
         segment.start = start;
         segment.units = sequence.units;
-        segment.head = row_chunks_ == 1 ? index_ : index_ / row_chunks_;
-        segment.row_chunk = index_ - segment.head * row_chunks_;
+        segment.head = task_.by_chunks.divide(index_);
+        segment.row_chunk = index_ - segment.head * task_.row_chunks;
         segment.fresh = sequence.fresh;
     }
 
-    const AttendParams &params_;
-    int row_chunks_, index_;
+    const Task &task_;
+    int index_;
+};
+
+// A CTA's units, shared out to its warps, a power of two.
+struct Shares {
+    int begin, units, log2_warps;
+
+    __device__ __forceinline__ int cut(int warp) const { return begin + (units * warp >> log2_warps); }
+    // Warps, as a mask, that have a share and have it in units from .. to.
+    __device__ __forceinline__ unsigned within(int from, int to, int lane) const {
+        const bool has_share = lane < 1 << log2_warps && cut(lane) < cut(lane + 1);
+        return __ballot_sync(0xffffffffu, has_share && cut(lane) >= from && cut(lane + 1) <= to);
+    }
 };
 
 }  // namespace innerq::attend

@@ -4,37 +4,45 @@
 // reads 8 neighbouring channels of two keys, and 4 neighbouring channels of four values.
 #pragma once
 
-#include "attend_plan.cuh"
 #include "attend_query.cuh"
 #include "attend_softmax.cuh"
-#include "innerq/cache.cuh"
+#include "attend_walk.cuh"
 
 namespace innerq::attend {
 
 // Where the window tokens of one sequence and KV head are.
 struct Window {
-    const uint16_t *held[2], *fresh[2];  // keys, values: slot 0 of the window; new token 0
-    int64_t fresh_stride[2];             // between new tokens, in numbers
-    int sinks, older, last, sink, ring, turn, head_dim;
+    const Task &task;
+    const Segment &segment;
+    const uint16_t *held[2];  // keys, values: slot 0 of the window
+    int sinks, older, last, turn;
 
-    __device__ __forceinline__ Window(const CacheParams &cache, const TokenParams &key, const TokenParams &value,
-                                      const Sequence &sequence, int batch, int head)
-        : held{window_row(cache, batch, kKeys, head, 0), window_row(cache, batch, kValues, head, 0)},
-          fresh{token_row(key, batch, head, 0), token_row(value, batch, head, 0)},
-          fresh_stride{key.stride_token, value.stride_token}, sinks(sequence.sinks),
-          older(sequence.sinks + sequence.tail), last(older + sequence.fresh - 1), sink(cache.sink), ring(cache.ring),
-          turn((sequence.behind_sinks - sequence.tail) % cache.ring - sequence.sinks), head_dim(cache.head_dim) {}
+    __device__ __forceinline__ Window(const Task &task, const Sequence &sequence, const Segment &segment)
+        : task(task), segment(segment), sinks(sequence.sinks), older(sequence.sinks + sequence.tail),
+          last(older + sequence.fresh - 1) {
+        const CacheParams &cache = task.params.cache;
+#pragma unroll
+        for (int part = 0; part < 2; ++part) {
+            const int head = (2 * segment.batch + part) * cache.kv_heads + segment.head;
+            held[part] = static_cast<uint16_t *>(cache.window) + int64_t{head} * (cache.window_slots * cache.head_dim);
+        }
+        const int first_tail = sequence.behind_sinks - sequence.tail;
+        turn = first_tail - task.by_ring.divide(first_tail) * cache.ring - sinks;
+    }
 
     // The D numbers of a window token that is no new one, counted as in Sequence.
     __device__ __forceinline__ const uint16_t *held_row(Part part, int token) const {
+        const CacheParams &cache = task.params.cache;
         const int turned = token + turn;
-        const int slot = token < sinks ? token : sink + (turned < ring ? turned : turned - ring);
-        return held[part] + slot * head_dim;
+        const int slot = token < sinks ? token : cache.sink + (turned < cache.ring ? turned : turned - cache.ring);
+        return held[part] + slot * cache.head_dim;
     }
     // Of any. Behind the last one, the last one's: whatever is finite serves where the weight is 0.
     __device__ __forceinline__ const uint16_t *row(Part part, int index) const {
         const int token = min(index, last);
-        return token < older ? held_row(part, token) : fresh[part] + (token - older) * fresh_stride[part];
+        if (token < older) return held_row(part, token);
+        const TokenParams &fresh = part == kKeys ? task.params.key : task.params.value;
+        return token_row(fresh, segment.batch, segment.head, token - older);
     }
 };
 
@@ -97,19 +105,22 @@ __device__ __forceinline__ void window_scores(const WindowChunk<kTiles> &chunk, 
     for (int i = 0; i < 4; ++i) scores[i / 2][i % 2] = acc[i];
 }
 
-// first: window token that the chunk begins with; limit[e]: window tokens that query row 2q + e sees; log2_scale: of the
-// softmax; unit: of the values' sums in units of state.out.
-template <int kTiles>
-__device__ __forceinline__ void attend_window(const WindowChunk<kTiles> &chunk, const RawQuery<kTiles> &raw, int first,
-                                              const int (&limit)[2], float log2_scale, float unit, int lane,
+// first: window token that the chunk begins with; log2_scale: of the softmax.
+template <int kTiles, class ValueCodes>
+__device__ __forceinline__ void attend_window(const ValueCodes &codes, const Task &task, const Window &window,
+                                              const Segment &segment, const WindowChunk<kTiles> &chunk,
+                                              const RawQuery<kTiles> &raw, int first, float log2_scale, int lane,
                                               Softmax<kTiles> &state) {
     float scores[2][2];
     window_scores<kTiles>(chunk, raw, scores);
+    const float unit = power_of_two(-kWindowExponent - unit_exponent(codes.bits()));  // of the sums, in that of state.out
 #pragma unroll
-    for (int h = 0; h < 2; ++h)
+    for (int e = 0; e < 2; ++e) {
+        const int token = task.by_group.divide(segment.row_chunk * kRows + 2 * (lane & 3) + e);
 #pragma unroll
-        for (int e = 0; e < 2; ++e)
-            if (first + 8 * h + (lane >> 2) >= limit[e]) scores[h][e] = -INFINITY;
+        for (int h = 0; h < 2; ++h)
+            if (first + 8 * h + (lane >> 2) > window.older + token) scores[h][e] = -INFINITY;
+    }
     const float factor[2] = {log2_scale, log2_scale};
     const int exponents[2] = {kWindowExponent, kWindowExponent};
     uint32_t weights[2];
