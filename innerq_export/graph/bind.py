@@ -12,6 +12,7 @@ from innerq_export.graph.cast import SOURCE_DTYPES, TARGET_DTYPES, CastTensor
 from innerq_export.graph.reference import REFERENCED_DTYPES, ReferencedTensor, reference
 
 _SHOWN = 5
+_COMPARED = 1 << 20
 
 
 def find_tensors(
@@ -24,10 +25,11 @@ def find_tensors(
     """
     found = {}
     for name, names in aliases.items():
-        ref = next((checkpoint.tensors[alias] for alias in names if alias in checkpoint.tensors), None)
-        if ref is not None:
-            _check(ref, shapes[name])
-            found[name] = ref
+        present = [checkpoint.tensors[alias] for alias in names if alias in checkpoint.tensors]
+        if present:
+            _check(present[0], shapes[name])
+            _check_tie(present)
+            found[name] = present[0]
     missing = sorted(aliases.keys() - found.keys())
     if missing:
         more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
@@ -49,6 +51,26 @@ def bind_weights(model: ir.Model, tensors: Mapping[str, TensorRef]) -> None:
             ref = tensors[str(value.name)]
             value.name, value.const_value = ref.name, _tensor(ref, value.dtype)
             graph.register_initializer(value)
+
+
+def _check_tie(refs: Sequence[TensorRef]) -> None:
+    for other in refs[1:]:
+        if not _same_bytes(refs[0], other):
+            raise CheckpointError(
+                f"config.json ties '{refs[0].name}' and '{other.name}', but the checkpoint has two different tensors",
+                expected="one of them, or two equal ones",
+                fix='set "tie_word_embeddings": false in config.json',
+            )
+
+
+def _same_bytes(one: TensorRef, other: TensorRef) -> bool:
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    with one.file.open("rb") as first, other.file.open("rb") as second:
+        first.seek(one.offset)
+        second.seek(other.offset)
+        parts = (min(_COMPARED, one.nbytes - start) for start in range(0, one.nbytes, _COMPARED))
+        return all(first.read(part) == second.read(part) for part in parts)
 
 
 def _check(ref: TensorRef, shape: Sequence[int]) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from innerq_export.errors import CheckpointError
 from innerq_export.graph import export_graph, trace
+from innerq_export.graph.bind import find_tensors
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +40,22 @@ def test_many_missing_tensors_are_counted(tied_fp16):
 def test_an_untied_model_needs_its_head(untied_bf16):
     with pytest.raises(CheckpointError, match=r"1 tensors are missing[\s\S]*lm_head.weight"):
         export_graph(without(untied_bf16, "lm_head.weight"))
+
+
+def test_a_tie_that_the_weights_contradict_is_named(tied_fp16, untied_bf16):
+    head = untied_bf16.tensors["lm_head.weight"]
+    both = dataclasses.replace(tied_fp16, tensors=tied_fp16.tensors | {"lm_head.weight": head})
+    with pytest.raises(CheckpointError, match=r"ties 'model.embed_tokens.weight' and 'lm_head.weight'[\s\S]*fix: "):
+        export_graph(both)
+
+
+def test_a_tie_stored_twice_is_one_tensor(tied_fp16):
+    embedding = tied_fp16.tensors["model.embed_tokens.weight"]
+    copy = dataclasses.replace(embedding, name="lm_head.weight")
+    both = dataclasses.replace(tied_fp16, tensors=tied_fp16.tensors | {"lm_head.weight": copy})
+    names = ("model.embed_tokens.weight", "lm_head.weight")
+    found = find_tensors(both, dict.fromkeys(names, names), dict.fromkeys(names, embedding.shape))
+    assert set(found.values()) == {embedding}
 
 
 def test_a_wrong_shape_is_named(tied_fp16):
