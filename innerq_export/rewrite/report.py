@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 
@@ -17,14 +17,13 @@ class Refusal:
 
 @dataclass(frozen=True)
 class RewriteReport:
-    """`counts`: applications by rule name; `dropped_inputs`: inputs of the given graph that nobody reads any more."""
+    """`counts`: applications by rule name; `dropped`: inputs and outputs that the network no longer has."""
 
     layers: int
     lowering: str
     counts: dict[str, int]
     refusals: tuple[Refusal, ...] = ()
-    dropped_inputs: tuple[str, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    dropped: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as plain JSON values."""
