@@ -35,21 +35,19 @@ struct Work {
 };
 
 // Up to 32 tokens: at most one block is due, and lambda is fixed by its keys alone. All memory that the unit needs is
-// asked for before any of it is waited for, and read before anything is written.
+// asked for in its first step; nothing is written before all of it has been read.
 struct FusedAppend : Work {
     INNERQ_HD void operator()(TilePlace at, int, TileScratch &scratch, const Team &team) const {
         PerThread<ChunkSet> fresh;
-        prefetch(slot_row(cache(), at, 0));
-        team([&](int thread) { load_fresh(at, thread, fresh[thread]); });
         const SequenceStep step = plan_lengths(params, at.batch);
         const bool fixes = at.part == kKeys && fixes_lambda(cache(), step);
         team([&](int thread) {
+            load_fresh(at, thread, fresh[thread]);
             if (step.due == 0) return;
-            if (uint8_t *record = record_of(cache(), at.batch, at.head, step.first_block); thread == 0 && record)
-                prefetch(record);
+            const bool reads = at.part == kKeys && cache().learns_lambda && !fixes && thread < 32;
+            const uint16_t lambda = reads ? *lambda_place(cache(), at, thread) : uint16_t{0};
             load_tokens(params, step, at, step.first_block, scratch, thread);
-            if (at.part == kKeys && cache().learns_lambda && !fixes && thread < 32)
-                set_lambda(cache(), at, false, 0.0f, false, scratch, thread);
+            if (reads) keep_lambda(scratch, thread, lambda);
         });
         const bool fits = has_records(cache(), at.batch, step.first_block, step.due, 0, 1);
         const int flags = step.flags | (fits ? 0 : kFlagCapacity);
@@ -86,7 +84,10 @@ struct FusedAppend : Work {
     INNERQ_HD void fix_lambda(TilePlace at, TileScratch &scratch, const Team &team) const {
         team([&](int thread) { find_largest(scratch, cache().bf16, thread); });
         team([&](int thread) {
-            if (thread < 32) set_lambda(cache(), at, true, high_of(scratch, thread), true, scratch, thread);
+            if (thread >= 32) return;
+            const uint16_t lambda = lambda_of(high_of(scratch, thread));
+            *lambda_place(cache(), at, thread) = lambda;
+            keep_lambda(scratch, thread, lambda);
         });
     }
 };
@@ -162,10 +163,14 @@ struct FlushBlocks : Work {
         const int block = step.first_block + row;
         const bool fixes = fixes_lambda(cache(), step);
         team([&](int thread) {
+            const bool scales = at.part == kKeys && cache().learns_lambda && thread < 32;
+            uint16_t lambda = 0;
+            if (scales && fixes) lambda = lambda_of(state.largest_of(cache(), at)[thread]);
+            if (scales && !fixes) lambda = *lambda_place(cache(), at, thread);
             load_tokens(params, step, at, block, scratch, thread);
-            if (at.part == kKeys && cache().learns_lambda && thread < 32)
-                set_lambda(cache(), at, fixes, state.largest_of(cache(), at)[thread], fixes && row == 0, scratch,
-                           thread);
+            if (!scales) return;
+            if (fixes && row == 0) *lambda_place(cache(), at, thread) = lambda;
+            keep_lambda(scratch, thread, lambda);
         });
         uint8_t *record = record_of(cache(), at.batch, at.head, block);
         TileFlush{cache(), at, parts_of(cache(), record, at.part), scratch}.run(team);

@@ -61,15 +61,6 @@ INNERQ_HD inline uint16_t *token_row(const TokenParams &tokens, int batch, int h
            token * tokens.stride_token;
 }
 
-// Has the address translated and its line fetched while other work goes on.
-INNERQ_HD inline void prefetch(const void *address) {
-#ifdef __CUDA_ARCH__
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
-#else
-    (void)address;
-#endif
-}
-
 // Eight neighbouring 16-bit numbers, moved as 16 bytes.
 struct alignas(16) Chunk {
     uint32_t words[4];

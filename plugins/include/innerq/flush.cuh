@@ -51,12 +51,12 @@ INNERQ_HD inline float high_of(const TileScratch &scratch, int group) {
     return join_group(scratch.high, group, [](float a, float b) { return fmaxf(a, b); });
 }
 
-// Lambda of channel `thread` < 32 into scratch: what the cache holds, or what `largest` fixes it to.
-INNERQ_HD inline void set_lambda(const CacheParams &cache, TilePlace at, bool fixes, float largest, bool writes,
-                                 TileScratch &scratch, int thread) {
-    uint16_t *place = lambda_row(cache, at.batch, at.head) + kGroup * at.tile + thread;
-    const uint16_t lambda = fixes ? lambda_of(largest) : *place;
-    if (writes) *place = lambda;
+// Lambda of channel `thread` < 32 of a key tile, in the cache and in scratch.
+INNERQ_HD inline uint16_t *lambda_place(const CacheParams &cache, TilePlace at, int thread) {
+    return lambda_row(cache, at.batch, at.head) + kGroup * at.tile + thread;
+}
+
+INNERQ_HD inline void keep_lambda(TileScratch &scratch, int thread, uint16_t lambda) {
     scratch.lambda[thread] = from_half(lambda);
     scratch.inverse[thread] = ieee::inverse_of(scratch.lambda[thread]);
 }
