@@ -29,6 +29,12 @@ def reference(ref: TensorRef) -> ReferencedTensor:
     return _referenced(file, ref.offset, ref.nbytes, dtype, ir.Shape(ref.shape), ref.name)
 
 
+def written(tensor: ir.TensorProtocol, file: Path, offset: int) -> ReferencedTensor:
+    """Return a tensor of the dtype, shape and name of `tensor` whose bytes were written to `file` at `offset`."""
+    shape = ir.Shape(tensor.shape.numpy())
+    return _referenced(file.resolve(), offset, tensor.nbytes, tensor.dtype, shape, str(tensor.name))
+
+
 def trusted(tensor: ir.ExternalTensor) -> ReferencedTensor:
     """Return `tensor`, whose path has been checked, as one that stays readable when its file is hard-linked."""
     assert tensor.name is not None
