@@ -77,7 +77,10 @@ __device__ __forceinline__ void attend_piece(const Launch<KeyCodes, ValueCodes> 
     int fetched = 0;
     const auto fetch = [&] {
         const int block = block_of(fetched++);
-        ring.fill(source, block, clamp_int(end - block, 0, per_step));
+        if (__builtin_expect(block + per_step <= end && source.enter(block, per_step), 1))
+            ring.fill<per_step>(source, block);
+        else
+            ring.fill_some(source, block, clamp_int(end - block, 0, per_step));
     };
 #pragma unroll 1
     for (int s = 0; s < kStages; ++s) fetch();
@@ -105,22 +108,20 @@ __device__ __forceinline__ void attend_piece(const Launch<KeyCodes, ValueCodes> 
         chunk += team.size;
     } while (chunk < last_chunk);
 
-    const int whole_blocks = sequence.blocks - (sequence.last_tokens() < kGroup);
-    for (int i = 0; block < end; block = block_of(++i)) {
-        int missing;
-        const char *stage = ring.wait(missing);
-        const int count = min(per_step, end - block);
-        bool done = false;
-        if constexpr (per_step == 2) {
-            done = count == 2 && missing == 0 && block + 2 <= whole_blocks;
-            if (done) attend_records<2>(launch.keys, launch.values, query, stage, layout, kGroup, lane, state);
-        }
-        if (!done) {
+    const int last_tokens = sequence.last_tokens();
+    const int whole_end = min(end, sequence.blocks - (last_tokens < kGroup));
 #pragma unroll 1
-            for (int r = 0; r < count; ++r)
+    for (int i = 0; block < end; block = block_of(++i)) {
+        const char *stage = ring.wait();
+        if (per_step == 2 && block + 2 <= whole_end && ring.complete()) {
+            attend_records<per_step>(launch.keys, launch.values, query, stage, layout, kGroup, lane, state);
+        } else {
+            const int missing = ring.missing();
+#pragma unroll 1
+            for (int r = 0; r < min(per_step, end - block); ++r)
                 if (!((missing >> r) & 1))
                     attend_records<1>(launch.keys, launch.values, query, stage + r * layout.bytes, layout,
-                                      block + r < whole_blocks ? kGroup : sequence.last_tokens(), lane, state);
+                                      block + r < whole_end ? kGroup : last_tokens, lane, state);
         }
         __syncwarp();
         fetch();

@@ -81,48 +81,20 @@ class Ring {
 #endif
     }
 
-    // Starts the copies of records `block` .. `block` + count - 1 (count 0, 1, 2) into the next stage. All lanes are done
-    // reading what the stage held.
-    __device__ __forceinline__ void fill(RecordSource &source, int block, int count) {
-        if (count == 0) {
-#if !INNERQ_BULK_COPY
-            copy_commit();  // keeps "all but the newest group" true for wait()
-#endif
-            return;
-        }
+    // Starts the copy of kCount records from `block` on, neighbours in the run that `source` has entered, into the next
+    // stage. All lanes are done reading what the stage held.
+    template <int kCount>
+    __device__ __forceinline__ void fill(const RecordSource &source, int block) {
         const int stage = filled_++ % kStages;
-        if (__builtin_expect(source.enter(block, count), 1)) {
-            const uint8_t *from = source.in_run(block);
-            const int bytes = count * record_bytes_;
-            begin(stage, bytes);
-            copy(stage, 0, from, bytes);
-            finish();
-        } else {
-            fill_scattered(source, stage, block, count);
-        }
+        begin(stage, kCount * record_bytes_);
+        copy(stage, 0, source.in_run(block), kCount * record_bytes_);
+        finish();
     }
 
-    // Waits for the oldest stage in use; bit r of `missing`: record r is not there.
-    __device__ __forceinline__ const char *wait(int &missing) {
-        const int stage = used_ % kStages;
-#if INNERQ_BULK_COPY
-        barrier_wait(barriers_ + 8 * stage, (used_ / kStages) & 1);
-#else
-        copy_wait<kStages - 1>();
-        __syncwarp();
-#endif
-        ++used_;
-        missing = 0;
-        if (missing_ != 0) {
-            missing = (missing_ >> (2 * stage)) & 3;
-            missing_ &= ~(3 << (2 * stage));
-        }
-        return memory_ + stage * stage_bytes_;
-    }
-
-   private:
-    // Records of several pages, or missing ones.
-    __device__ __forceinline__ void fill_scattered(RecordSource &source, int stage, int block, int count) {
+    // The same for 0, 1 or 2 records that may lie in several pages or be missing.
+    __device__ __forceinline__ void fill_some(RecordSource &source, int block, int count) {
+        if (count == 0) return finish();
+        const int stage = filled_++ % kStages;
         const uint8_t *first = source.record(block);
         const uint8_t *second = count > 1 ? source.record(block + 1) : nullptr;
         missing_ |= ((first == nullptr) | (count > 1 && second == nullptr) << 1) << (2 * stage);
@@ -132,6 +104,29 @@ class Ring {
         finish();
     }
 
+    // Waits for the oldest stage in use.
+    __device__ __forceinline__ const char *wait() {
+        const int stage = used_ % kStages;
+#if INNERQ_BULK_COPY
+        barrier_wait(barriers_ + 8 * stage, (used_ / kStages) & 1);
+#else
+        copy_wait<kStages - 1>();
+        __syncwarp();
+#endif
+        ++used_;
+        return memory_ + stage * stage_bytes_;
+    }
+
+    // Whether every record asked for is there; if not, bit r of `missing` says that record r of the stage last waited for
+    // is not.
+    __device__ __forceinline__ bool complete() const { return missing_ == 0; }
+    __device__ __forceinline__ int missing() {
+        const int at = 2 * ((used_ - 1) % kStages), missing = (missing_ >> at) & 3;
+        missing_ &= ~(3 << at);
+        return missing;
+    }
+
+   private:
     __device__ __forceinline__ void begin(int stage, int bytes) {
 #if INNERQ_BULK_COPY
         if (lane_ == 0) barrier_expect(barriers_ + 8 * stage, bytes);
