@@ -10,7 +10,7 @@ build: $(VENV)/.installed
 	$(BIN)/innerq-export build --model llama --output engines/llama --overwrite
 
 test: $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
