@@ -53,7 +53,7 @@ innerq_status innerq_build_info(innerq_build *b) {
 
 
 def test_another_contract_is_refused_with_the_mending_command(tmp_path):
-    from test_structs import HEADER, TEXT
+    from tests.integrations.test_structs import HEADER, TEXT
 
     from innerq_export.integrations.structs import FUNCTIONS
 
