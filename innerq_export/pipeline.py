@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING
 from innerq_export.artifacts import Checkpoint, Engine, Graph, ModelShape, OnnxModel
 from innerq_export.checkpoint import open_checkpoint
 from innerq_export.engine import (
+    BACKENDS,
+    PLUGIN_ONNX_NAME,
     BuildOptions,
     Profile,
     build_engine,
@@ -23,12 +26,15 @@ from innerq_export.engine import (
 )
 from innerq_export.errors import ParityError
 from innerq_export.graph import export_graph, open_graph
-from innerq_export.onnx_io import save_onnx
+from innerq_export.integrations.resolve import candidates
+from innerq_export.onnx_io import MODEL_NAME, save_onnx, share_weights
 from innerq_export.progress import Progress, Silent
 from innerq_export.rewrite import prepare_for_rtx, rewrite
 from innerq_export.spec import CacheConfig
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from innerq_export.parity.report import ParityReport
 
 _USUAL_CONTEXT = 8192
@@ -59,13 +65,13 @@ class BuildRequest:
 def build(request: BuildRequest, progress: Progress | None = None) -> Engine:
     """Build and prove an engine folder. Raises UserError; when parity fails the folder stays, not ready."""
     progress = progress or Silent()
-    backend = resolve(request.backend, request.options).name
+    options = _options(request)
+    backend = resolve(request.backend, options).name
     with staging(request.output, overwrite=request.overwrite) as folder, _scratch(folder) as scratch:
         source = open_source(request.model, progress)
         profiles = _profiles(request, source.shape)
         graph = source if isinstance(source, Graph) else export_graph(source, request.dtype, progress)
-        model = lower(graph, folder, request, "onnxruntime", progress)
-        special = model if backend == "onnxruntime" else lower(graph, scratch, request, backend, progress)
+        model, special = lower(graph, folder, scratch, request, backend, progress)
         checkpoint = None if isinstance(source, Graph) else source
         build_engine(
             model,
@@ -75,7 +81,7 @@ def build(request: BuildRequest, progress: Progress | None = None) -> Engine:
             progress,
             checkpoint=checkpoint,
             backend_model=special,
-            options=request.options,
+            options=options,
         )
     if request.parity != "off":
         prove(request.output, checkpoint or Path(request.model), request.parity, progress)
@@ -99,18 +105,43 @@ def _scratch(folder: Path) -> Iterator[Path]:
         yield Path(scratch)
 
 
-def lower(graph: Graph, folder: Path, request: BuildRequest, backend: str, progress: Progress) -> OnnxModel:
-    """Rewrite `graph` in the form that `backend` reads and write it into `folder`."""
-    lowering = "plugin" if backend == "tensorrt" else "native"
+def _options(request: BuildRequest) -> BuildOptions:
+    """The plugin library is, where none is named, what `innerq-export plugin build` made."""
+    if request.backend != "tensorrt" or request.options.plugin_library is not None:
+        return request.options
+    library = next((place.path for place in candidates("cuda") if place.path.is_file()), None)
+    return dataclasses.replace(request.options, plugin_library=library)
+
+
+def lower(
+    graph: Graph, folder: Path, scratch: Path, request: BuildRequest, backend: str, progress: Progress
+) -> tuple[OnnxModel, OnnxModel]:
+    """Write `graph` as ONNX Runtime reads it, model.onnx in `folder`, and as `backend` reads it; return both.
+
+    The second is model.plugin.onnx in `folder` for TensorRT, the first itself for ONNX Runtime, and otherwise lies in
+    `scratch`. Weights are written once.
+    """
+    native = _rewritten(graph, request, "onnxruntime", progress)
+    copy = request.copy_weights
+    model = save_onnx(
+        native, folder, graph=graph, cache=request.cache, lowering="native", copy_weights=copy, progress=progress
+    )
+    if backend == "onnxruntime":
+        return model, model
+    other = _rewritten(graph, request, backend, progress)
+    share_weights(other, native, model)
+    place, name = (folder, PLUGIN_ONNX_NAME) if backend == "tensorrt" else (scratch, MODEL_NAME)
+    lowering = BACKENDS[backend].lowering
+    return model, save_onnx(
+        other, place, graph=graph, cache=request.cache, lowering=lowering, progress=progress, name=name
+    )
+
+
+def _rewritten(graph: Graph, request: BuildRequest, backend: str, progress: Progress) -> ir.Model:
     flavour = "attention" if backend == "tensorrt-rtx" and graph.dtype == "float16" else "matmul"
     with progress.stage(f"rewriting for {backend}"):
-        model, _ = rewrite(graph, request.cache, lowering, request.logits, flavour)
-        if backend == "tensorrt-rtx":
-            prepare_for_rtx(model)
-    copy = request.copy_weights and backend == "onnxruntime"
-    return save_onnx(
-        model, folder, graph=graph, cache=request.cache, lowering=lowering, copy_weights=copy, progress=progress
-    )
+        model, _ = rewrite(graph, request.cache, BACKENDS[backend].lowering, request.logits, flavour)
+        return prepare_for_rtx(model) if backend == "tensorrt-rtx" else model
 
 
 def prove(

@@ -7,11 +7,13 @@ from innerq_export.engine.folder import load_engine, read_manifest, seal, stagin
 from innerq_export.engine.inspect import Inspection, inspect_engine
 from innerq_export.engine.manifest import Manifest, rebuild_command
 from innerq_export.engine.profiles import DEFAULT_MAX_BATCH, Profile, default_profiles
+from innerq_export.engine.tensorrt import PLUGIN_ONNX_NAME
 
 __all__ = [
     "AUTO",
     "BACKENDS",
     "DEFAULT_MAX_BATCH",
+    "PLUGIN_ONNX_NAME",
     "BuildOptions",
     "Inspection",
     "Manifest",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from innerq_export import __version__
-from innerq_export.artifacts import Checkpoint, Engine, OnnxModel
+from innerq_export.artifacts import Checkpoint, Engine, OnnxModel, WeightFile
 from innerq_export.engine.backends import resolve
 from innerq_export.engine.base import Backend, BuildOptions, Built
 from innerq_export.engine.files import entries_of
@@ -18,6 +18,7 @@ from innerq_export.engine.folder import write_manifest
 from innerq_export.engine.manifest import Manifest
 from innerq_export.engine.onnxruntime import OnnxRuntimeBackend
 from innerq_export.engine.profiles import Profile, largest
+from innerq_export.engine.trtllm_layout import write_layout
 from innerq_export.engine.versions import installed_versions
 from innerq_export.errors import ConfigError
 from innerq_export.progress import Progress, Silent, Step
@@ -39,20 +40,24 @@ def build_engine(
     """Complete the folder in which `model` (native lowering) lies, and return it as an engine that is not ready yet.
 
     `backend`: a name of `BACKENDS` or 'auto'; `backend_model`: the same graph as that backend wants it (the plugin
-    lowering for 'tensorrt', inlined functions for 'tensorrt-rtx'; anywhere on disk), `model` by default;
+    lowering in the folder too for 'tensorrt', inlined functions for 'tensorrt-rtx', anywhere), `model` by default;
     `checkpoint`: gives tokenizer files, config.json and the name for the manifest.
     Use inside `folder.staging`, so that nothing half-built stays. Raises UserError and KeyboardInterrupt.
     """
     options, report = options or BuildOptions(), progress or Silent()
     chosen = resolve(backend, options)
     _check_place(model, folder)
+    special = _fitting(chosen, backend_model or model)
     made = {"onnxruntime": _build(OnnxRuntimeBackend(), model, folder, profiles, options, report)}
     if chosen.name != "onnxruntime":
-        made[chosen.name] = _build(chosen, _fitting(chosen, backend_model or model), folder, profiles, options, report)
+        made[chosen.name] = _build(chosen, special, folder, profiles, options, report)
     if checkpoint is not None:
         copy_model_files(checkpoint, folder)
+    if chosen.name == "tensorrt":
+        write_layout(folder, special, profiles)
     with report.stage("hashing the files") as step:
         manifest = _manifest(model, folder, profiles, made, checkpoint, step)
+        manifest = manifest.replace(weights=_weights(folder, model, special))
         write_manifest(folder, manifest)
     return Engine(folder, manifest.to_dict())
 
@@ -63,6 +68,15 @@ def copy_model_files(checkpoint: Checkpoint, folder: Path) -> None:
     for path in [*configs, *checkpoint.tokenizer_files]:
         if path.is_file():
             shutil.copyfile(path, folder / path.name)
+
+
+def _weights(folder: Path, *models: OnnxModel) -> tuple[WeightFile, ...]:
+    """Return the weight files of the models in the folder, each once, as the first model has it."""
+    files: dict[str, WeightFile] = {}
+    for model in models:
+        if model.path.parent.resolve() == folder.resolve():
+            files = {file.name: file for file in model.weights} | files
+    return tuple(files.values())
 
 
 def _build(
@@ -130,7 +144,6 @@ def _manifest(
         | {name: text for built in made.values() for name, text in built.versions.items()},
         backends={name: _record(built, profiles) for name, built in made.items()},
         files=entries_of(folder, step=step),
-        weights=model.weights,
         aliases=tuple(pair for built in made.values() for pair in built.aliases),
     )
 

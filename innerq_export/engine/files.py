@@ -33,14 +33,18 @@ def entries_of(
 ) -> dict[str, FileEntry]:
     """Return an entry for every file under `folder` but the manifest and what is hidden.
 
-    Entries of `known` are kept where size and time are equal. `step` hears of every file.
+    Entries of `known` are kept where size and time are equal. Names of one file (hard links) are hashed once. `step`
+    hears of every file.
     """
     names = list(_names(folder))
-    found = {}
+    found: dict[str, FileEntry] = {}
+    first_names: dict[tuple[int, int], str] = {}
     for count, name in enumerate(names):
         if step is not None:
             step.advance(count / len(names), name)
-        found[name] = _reuse(folder / name, (known or {}).get(name))
+        status = (folder / name).stat()
+        first = first_names.setdefault((status.st_dev, status.st_ino), name)
+        found[name] = found[first] if first in found else _reuse(folder / name, (known or {}).get(name))
     return found
 
 

@@ -33,10 +33,14 @@ class _Build(ctypes.Structure):
 
 
 def stamp_of(library: Path) -> Stamp:
-    """Return the build stamp. EnvironmentMismatchError if the file is no InnerQ library or is of another contract."""
+    """Return the build stamp.
+
+    EnvironmentMismatchError if the file is no InnerQ library, has no TensorRT plugin in it, or is of another contract.
+    """
     build = _Build(struct_bytes=ctypes.sizeof(_Build))
     try:
-        status = ctypes.CDLL(str(library.resolve())).innerq_build_info(ctypes.byref(build))
+        loaded = ctypes.CDLL(str(library.resolve()))
+        status = loaded.innerq_build_info(ctypes.byref(build))
     except (OSError, AttributeError) as error:
         raise EnvironmentMismatchError(
             f"{library} is no InnerQ plugin library", expected="libinnerq_trt.so", got=error, fix=_FIX
@@ -47,6 +51,13 @@ def stamp_of(library: Path) -> Stamp:
             expected=f"spec version {SPEC_VERSION} (this innerq-export)",
             got=f"spec version {build.spec_version}",
             fix=_FIX,
+        )
+    if not hasattr(loaded, "getCreators"):
+        raise EnvironmentMismatchError(
+            f"{library} holds the kernels but no TensorRT plugin",
+            expected="a library built where TensorRT's headers were found",
+            got="no getCreators",
+            fix=f"{_FIX} --tensorrt-include FOLDER, the folder with NvInfer.h",
         )
     return Stamp(build.spec_version, build.git_hash.decode(), build.architectures.decode())
 

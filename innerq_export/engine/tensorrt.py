@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from innerq_export.artifacts import OnnxModel
+from innerq_export.engine.backend_record import PluginRecord
 from innerq_export.engine.base import BuildOptions, Built
 from innerq_export.engine.builder_process import run_builder
+from innerq_export.engine.card import first_card
+from innerq_export.engine.files import sha256_of
 from innerq_export.engine.plan_request import PlanRequest
 from innerq_export.engine.plugin_library import stamp_of
 from innerq_export.engine.profiles import Profile
 from innerq_export.engine.tensorrt_rtx import PLAN_NAME
 from innerq_export.engine.versions import release, version_of
-from innerq_export.errors import EnvironmentMismatchError
+from innerq_export.errors import ConfigError, EnvironmentMismatchError
 from innerq_export.progress import Step
+
+PLUGIN_ONNX_NAME = "model.plugin.onnx"
 
 
 class TensorRtBackend:
-    """Full TensorRT with libinnerq_trt.so. The library is copied into the folder: engine and plugin travel together."""
+    """Full TensorRT with libinnerq_trt.so.
+
+    The library is copied into the folder, where the ONNX file of the plan lies too: all travel together.
+    """
 
     name = "tensorrt"
     lowering = "plugin"
@@ -33,7 +43,9 @@ class TensorRtBackend:
             return "the package tensorrt is not installed"
         if not (10, 16) <= release(version) < (12, 0):
             return f"tensorrt {version} is not supported: 10.16 to 11.x is"
-        return None
+        return (
+            None if first_card() else "there is no NVIDIA card with a driver, and TensorRT builds for the one at hand"
+        )
 
     def check(self, options: BuildOptions) -> None:
         """Raise EnvironmentMismatchError unless the plugin library is there and of this contract."""
@@ -42,9 +54,9 @@ class TensorRtBackend:
     def build(
         self, model: OnnxModel, folder: Path, profiles: Sequence[Profile], options: BuildOptions, step: Step
     ) -> Built:
-        """Write model.engine for the GPU at hand, and the plugin library beside it."""
+        """Write model.engine for the GPU at hand, and the plugin library beside it. `model` must lie in `folder`."""
+        _check_place(model, folder)
         library = _required(options.plugin_library)
-        stamp = stamp_of(library)
         request = PlanRequest(
             "tensorrt",
             model.path,
@@ -56,8 +68,26 @@ class TensorRtBackend:
         run_builder(request, step)
         shutil.copy2(library, folder / library.name)
         versions = {"tensorrt": version_of("tensorrt") or "unknown"}
-        details = {"plugin": {"file": library.name, "git": stamp.git_hash, "architectures": stamp.architectures}}
-        return Built((PLAN_NAME, library.name), versions, details, aliases=cache_aliases(model))
+        files = (PLAN_NAME, model.path.name, library.name)
+        return Built(files, versions, _details(model, library), aliases=cache_aliases(model))
+
+
+def _details(model: OnnxModel, library: Path) -> dict[str, Any]:
+    stamp, card = stamp_of(library), first_card()
+    plugin = PluginRecord(
+        library.name, stamp.spec_version, stamp.git_hash, stamp.architectures, sha256=sha256_of(library)
+    )
+    return {"plugin": asdict(plugin), "onnx": model.path.name, "card": asdict(card) if card else None}
+
+
+def _check_place(model: OnnxModel, folder: Path) -> None:
+    if model.path.parent.resolve() != folder.resolve() or model.path.name == "model.onnx":
+        raise ConfigError(
+            "the plugin lowering belongs into the engine folder, beside model.onnx",
+            expected=folder / PLUGIN_ONNX_NAME,
+            got=model.path,
+            fix=f"save_onnx(..., folder, lowering='plugin', name='{PLUGIN_ONNX_NAME}')",
+        )
 
 
 def cache_aliases(model: OnnxModel) -> tuple[tuple[str, str], ...]:

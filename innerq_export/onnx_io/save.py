@@ -19,7 +19,7 @@ from innerq_export.progress import Progress, Silent
 from innerq_export.spec import CacheConfig
 
 MODEL_NAME = "model.onnx"
-DATA_NAME = "model.onnx.data"
+DATA_NAME = f"{MODEL_NAME}.data"
 PRODUCER = "innerq-export"
 
 
@@ -32,15 +32,17 @@ def save_onnx(
     lowering: str,
     copy_weights: bool = False,
     progress: Progress | None = None,
+    name: str = MODEL_NAME,
 ) -> OnnxModel:
     """Write `model`, which `rewrite` made of `graph`, into `folder`; return what was written, checked by onnx.
 
-    `copy_weights` makes the folder self-contained. `OnnxModel.weights` says what became of each file. `model` itself is
-    not changed. After an error the folder is as before; only while renaming can an older model.onnx be lost.
-    Raises CheckpointError for missing bytes, RewriteError if onnx refuses the model, UserError if it cannot be written.
+    `name` is the file's, `NAME.data` its weights'. `copy_weights` makes the folder self-contained.
+    `OnnxModel.weights` says what became of each file. `model` itself is not changed. After an error the folder is as
+    before; only while renaming can an older file of that name be lost. Raises CheckpointError for missing bytes,
+    RewriteError if onnx refuses the model, UserError if it cannot be written.
     """
     try:
-        return _save(model, folder, graph, cache, lowering, copy_weights, progress or Silent())
+        return _save(model, folder / name, graph, cache, lowering, copy_weights, progress or Silent())
     except OSError as error:
         raise UserError(
             f"{folder}: cannot write the model there",
@@ -52,22 +54,22 @@ def save_onnx(
 
 def _save(
     model: ir.Model,
-    folder: Path,
+    path: Path,
     graph: Graph,
     cache: CacheConfig,
     lowering: str,
     copy_weights: bool,
     progress: Progress,
 ) -> OnnxModel:
-    with progress.stage("writing model.onnx") as step, Staging(folder) as staging:
+    with progress.stage(f"writing {path.name}") as step, Staging(path.parent) as staging:
         written = model.clone()
         written.producer_name = PRODUCER
         written.metadata_props.update({"innerq.cache": cache.to_json(), "innerq.lowering": lowering})
-        weights = place_weights(written, staging, DATA_NAME, copy_weights, step)
+        weights = place_weights(written, staging, f"{path.name}.data", copy_weights, step)
         proto = ir.to_proto(written)
         check_model(proto)
-        staging.path(MODEL_NAME).write_bytes(proto.SerializeToString(deterministic=True))
-        digest = digest_of(graph.digest, staging.path(MODEL_NAME))
-        staging.commit(last=MODEL_NAME)
-        step.advance(1.0, MODEL_NAME)
-        return OnnxModel(folder / MODEL_NAME, lowering, cache, graph.shape, graph.dtype, digest, weights)
+        staging.path(path.name).write_bytes(proto.SerializeToString(deterministic=True))
+        digest = digest_of(graph.digest, staging.path(path.name))
+        staging.commit(last=path.name)
+        step.advance(1.0, path.name)
+        return OnnxModel(path, lowering, cache, graph.shape, graph.dtype, digest, weights)

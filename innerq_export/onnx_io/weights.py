@@ -67,6 +67,8 @@ class _Links:
 
     def _link(self, source: Path) -> str | None:
         name = source.name
+        if source.parent == self.staging.folder.resolve():
+            return name
         while name in self._taken:
             name = f"{len(self._taken)}-{name}"
         try:

@@ -15,7 +15,7 @@ import pytest
 
 from innerq_export.artifacts import Graph, OnnxModel
 from innerq_export.errors import CheckpointError, RewriteError, UserError
-from innerq_export.onnx_io import DATA_NAME, MODEL_NAME, load_onnx, save_onnx
+from innerq_export.onnx_io import DATA_NAME, MODEL_NAME, load_onnx, save_onnx, share_weights
 from innerq_export.spec import CacheConfig
 
 X = np.full((16, 64), 0.5, np.float16)
@@ -148,3 +148,39 @@ def test_loading_back_gives_the_configuration_and_checks_the_weights(graph: Grap
     saved.path.write_bytes(b"not onnx")
     with pytest.raises(CheckpointError, match="cannot be read as ONNX"):
         load_onnx(saved.path)
+
+
+def test_a_second_model_in_the_folder_uses_the_weights_of_the_first(graph: Graph, tmp_path: Path) -> None:
+    first, other = graph.model.clone(), graph.model.clone()
+    folder = tmp_path / "engine"
+    saved = save_onnx(first, folder, graph=graph, cache=CacheConfig(), lowering="native", copy_weights=True)
+    assert share_weights(other, first, saved) == 2
+    second = save_onnx(other, folder, graph=graph, cache=CacheConfig(), lowering="native", name="second.onnx")
+    assert names(folder) == [MODEL_NAME, DATA_NAME, "second.onnx"]
+    assert [(file.name, file.how) for file in second.weights] == [(DATA_NAME, "linked")]
+    assert np.array_equal(run(second.path), EXPECTED)
+
+
+def test_a_second_model_elsewhere_links_them(graph: Graph, tmp_path: Path) -> None:
+    first, other = graph.model.clone(), graph.model.clone()
+    saved = save_onnx(
+        first, tmp_path / "engine", graph=graph, cache=CacheConfig(), lowering="native", copy_weights=True
+    )
+    share_weights(other, first, saved)
+    second = save_onnx(other, tmp_path / "scratch", graph=graph, cache=CacheConfig(), lowering="native")
+    assert [file.how for file in second.weights] == ["linked"]
+    linked = tmp_path / "scratch" / second.weights[0].name
+    assert linked.samefile(tmp_path / "engine" / DATA_NAME)
+    assert np.array_equal(run(second.path), EXPECTED)
+
+
+def test_a_weight_that_one_model_changed_is_not_shared(graph: Graph, tmp_path: Path) -> None:
+    first, other = graph.model.clone(), graph.model.clone()
+    saved = save(graph, tmp_path / "engine")
+    changed = other.graph.initializers["W1"]
+    changed.const_value = ir.tensor(np.zeros((16, 64), np.float16), name="W1")
+    assert share_weights(other, first, saved) == 1
+    second = save_onnx(
+        other, tmp_path / "engine", graph=graph, cache=CacheConfig(), lowering="native", name="second.onnx"
+    )
+    assert np.array_equal(run(second.path), np.full((16, 64), 3.0))
