@@ -82,24 +82,24 @@ __device__ __forceinline__ void attend_piece(const Launch<KeyCodes, ValueCodes> 
         else
             ring.fill_some(source, block, clamp_int(end - block, 0, per_step));
     };
-#pragma unroll 1
-    for (int s = 0; s < kStages; ++s) fetch();
-
+    // Copies for the ring fill the memory's queue for microseconds: what is read directly goes ahead of them.
     const Window window(task, sequence, segment);
     const float log2_scale = task.params.scale * 1.4426950408889634f;
     Query<kTiles, KeyCodes> query;
     int block = block_of(0), chunk = first_chunk + team.member;
-    bool made = false;
+    bool started = false;
     state.clear();
 #pragma unroll 1
-    do {  // at most once more than there are chunks; the query is made while the first is on its way
+    do {  // at most once more than there are chunks
         const bool more = chunk < last_chunk;
         WindowChunk<kTiles> tokens;
         if (more) tokens.load(window, chunk * kWindowTokens, lane);
-        if (!made) {
+        if (!started) {
+            started = true;
+#pragma unroll 1
+            for (int s = 0; s < kStages; ++s) fetch();
             if (bf16) raw.convert();
             if (block < end) query.make(launch.keys, raw, log2_scale, lane);
-            made = true;
         }
         if (!more) break;
         if (bf16) tokens.convert();
