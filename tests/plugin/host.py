@@ -1,96 +1,29 @@
-"""Talks to the C++ host program (tests/plugin/driver), which drives the plugin as TensorRT does."""
+"""The host program's Python side, which parity's plugin rung uses too."""
 
-from __future__ import annotations
+from innerq_export.parity.ops.plugin_host import (
+    CHAR,
+    FLOAT32,
+    INT32,
+    INT64,
+    HostDiedError,
+    PluginHost,
+    dims,
+    field,
+    fields,
+    ranges,
+    tensors,
+)
 
-import json
-import struct
-import subprocess
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
-INT32, FLOAT32, CHAR, INT64 = 5, 1, 6, 10
-"""Numbers of nvinfer1::PluginFieldType."""
-
-
-class HostDiedError(AssertionError):
-    """The plugin brought the process down: the one thing it must never do."""
-
-
-class PluginHost:
-    """One host process. `call` sends a command and returns its answer; a crash raises HostDiedError."""
-
-    def __init__(self, program: Path):
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        self.process = subprocess.Popen([str(program)], text=True, bufsize=1, **pipes)
-
-    def call(self, *words: object) -> dict[str, Any]:
-        line = " ".join(str(word) for word in words)
-        try:
-            self.process.stdin.write(line + "\n")
-            answer = self.process.stdout.readline()
-        except BrokenPipeError:
-            answer = ""
-        if not answer:
-            raise HostDiedError(f"exit {self.process.wait()} after: {line[:500]}\n{self.process.stderr.read()}")
-        return json.loads(answer)
-
-    def ok(self, *words: object) -> dict[str, Any]:
-        answer = self.call(*words)
-        assert not answer.get("status") and "failed" not in answer, (words[0], answer)
-        return answer
-
-    def refused(self, *words: object) -> str:
-        """Run a command that must fail with exactly one logged error, and return that message."""
-        answer = self.call(*words)
-        errors = [line for line in answer["log"] if line.startswith("error: ")]
-        assert answer.get("status") == 1 and len(errors) == 1, (words[0], answer)
-        return errors[0]
-
-    def create(self, name: str, op: str, attributes: Mapping[str, Any], phase: str = "build") -> dict[str, Any]:
-        return self.call("create", name, op, phase, *fields(attributes))
-
-    def close(self) -> int:
-        self.process.stdin.close()
-        code = self.process.wait(timeout=30)
-        self.process.stdout.close()
-        self.process.stderr.close()
-        return code
-
-
-def fields(attributes: Mapping[str, Any]) -> list[object]:
-    """Return the words of good plugin fields, as TensorRT's ONNX parser makes them."""
-    words: list[object] = [len(attributes)]
-    for name, value in attributes.items():
-        words += [name, *field(value)]
-    return words
-
-
-def field(value: Any) -> list[object]:
-    if isinstance(value, str):
-        return [CHAR, len(value), value.encode().hex()]
-    if isinstance(value, float):
-        return [FLOAT32, 1, struct.pack("<f", value).hex()]
-    return [INT32, 1, struct.pack("<i", value).hex()]
-
-
-def dims(shape: Sequence[int]) -> list[object]:
-    return [len(shape), *shape]
-
-
-def ranges(tensors: Sequence[tuple[str, Sequence[int], Sequence[int], Sequence[int]]], inputs: int) -> list[object]:
-    """Return the words of tensors with (type, min, opt, max)."""
-    words: list[object] = [inputs, len(tensors) - inputs]
-    for kind, *bounds in tensors:
-        words.append(kind)
-        for bound in bounds:
-            words += dims(bound)
-    return words
-
-
-def tensors(entries: Sequence[tuple[str, str, Sequence[int]]], inputs: int) -> list[object]:
-    """Return the words of tensors with (buffer, type, shape)."""
-    words: list[object] = [inputs, len(entries) - inputs]
-    for buffer, kind, shape in entries:
-        words += [buffer, kind, *dims(shape)]
-    return words
+__all__ = [
+    "CHAR",
+    "FLOAT32",
+    "INT32",
+    "INT64",
+    "HostDiedError",
+    "PluginHost",
+    "dims",
+    "field",
+    "fields",
+    "ranges",
+    "tensors",
+]

@@ -109,7 +109,7 @@ def test_a_missing_workspace_is_an_error(gpu, tmp_path):
 @pytest.mark.parametrize("past", [[2**31 - 1, 20], [-5, -(2**31)], [2**31 - 3, 2**30]])
 @pytest.mark.parametrize("tokens", [3, 40])
 def test_garbage_lengths_do_no_harm(stack, past, tokens):
-    """Nothing is read or written outside the tensors (compute-sanitizer and the host build see it), no cache changes."""
+    """Nothing outside the tensors is read or written (compute-sanitizer sees it), and no cache changes."""
     before = cache_bytes(stack)
     stack.upload(0, stack.random_step([tokens, tokens], seed=4))
     stack.write(stack.buffer("in", 0, "past"), torch.tensor(past, dtype=torch.int64).int())

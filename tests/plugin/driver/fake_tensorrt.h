@@ -1,7 +1,7 @@
 // The parts of TensorRT that a plugin sees and that no public function makes: expressions, contexts, the logger.
 #pragma once
 
-#include <NvInfer.h>
+#include <NvInferRuntime.h>
 
 #include <deque>
 #include <string>
