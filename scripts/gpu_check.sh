@@ -24,7 +24,7 @@ innerq plugin show
 run_tests() { # name, pytest arguments
     local name=$1
     shift
-    "$PYTHON" -m pytest -q -p no:cacheprovider "$@" >"$OUT/$name.log" 2>&1 || status=1
+    "$PYTHON" -m pytest -p no:cacheprovider "$@" >"$OUT/$name.log" 2>&1 || status=1
     grep -E "^(FAILED|ERROR)|passed|failed|error" "$OUT/$name.log" | tail -n 15
 }
 
