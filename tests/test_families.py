@@ -22,3 +22,21 @@ def test_a_family_builds_and_passes_parity(family: str, tmp_path: Path):
     folder = tiny_model(tmp_path / "model", family, **sizes)
     engine = build(BuildRequest(str(folder), tmp_path / "engine", backend="onnxruntime"))
     assert engine.manifest["ready"] is True
+
+
+LAYOUTS = {
+    "one KV head, untied, sharded bf16": {
+        "num_key_value_heads": 1,
+        "tie_word_embeddings": False,
+        "dtype": "bfloat16",
+        "shard_size": "100KB",
+    },
+    "a KV head for every query head, tied, fp32": {"num_key_value_heads": 4, "dtype": "float32"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_layout_of_save_pretrained_builds_and_passes_parity(layout: str, tmp_path: Path):
+    folder = tiny_model(tmp_path / "model", "llama", num_hidden_layers=1, **LAYOUTS[layout])
+    assert build(BuildRequest(str(folder), tmp_path / "engine", backend="onnxruntime")).manifest["ready"] is True

@@ -12,6 +12,8 @@ from innerq_export.errors import CheckpointError
 from innerq_export.graph import open_graph
 from tests.graph.onnx_run import relative_error, run_torch, some_ids
 
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # torch about its own exporter
+
 
 class PlainDecoder(torch.nn.Module):
     """What a user exports by hand: ids and mask in, logits out."""
