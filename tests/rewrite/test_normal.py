@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from innerq_export.errors import RewriteError
 from innerq_export.rewrite import rewrite
 from innerq_export.spec import CacheConfig
 from tests.rewrite.network_run import Network, run_given
-from tests.rewrite.tiny_decoder import VOCAB, Form, tiny_decoder
+from tests.rewrite.tiny_decoder import SHAPE, VOCAB, Form, tiny_decoder
 
 FORMS = [
     Form(mask="attribute"),
@@ -52,3 +54,31 @@ REFUSED = {
 def test_what_would_be_wrong_is_refused_with_its_reason(form: Form) -> None:
     with pytest.raises(RewriteError, match=REFUSED[form]):
         rewrite(tiny_decoder(form), CacheConfig())
+
+
+def test_attention_of_another_operator_set_is_named() -> None:
+    """ONNX Runtime's own fused models keep their cache inside an operator that no rule takes apart."""
+    graph = tiny_decoder(Form())
+    node = next(node for node in graph.model.graph if node.op_type == "Attention")
+    node.domain, node.op_type = "com.microsoft", "GroupQueryAttention"
+    with pytest.raises(RewriteError, match=r"0 of 1 attention layers .*\n.*\n.*other operators: GroupQueryAttention"):
+        rewrite(graph, CacheConfig())
+
+
+def test_a_layer_that_is_missing_is_an_error_even_if_the_others_match() -> None:
+    graph = dataclasses.replace(tiny_decoder(Form()), shape=dataclasses.replace(SHAPE, layers=2))
+    with pytest.raises(RewriteError, match="1 of 2 attention layers could be rewritten"):
+        rewrite(graph, CacheConfig())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "reason"),
+    [
+        ({"heads": 8}, "its query has 4 heads, not the model's 8"),
+        ({"kv_heads": 4}, "its key has 2 heads, not the model's 4"),
+    ],
+)
+def test_sizes_that_are_not_the_models_are_named(sizes: dict[str, int], reason: str) -> None:
+    graph = tiny_decoder(Form())
+    with pytest.raises(RewriteError, match=reason):
+        rewrite(dataclasses.replace(graph, shape=dataclasses.replace(SHAPE, **sizes)), CacheConfig())
