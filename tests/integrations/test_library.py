@@ -53,9 +53,8 @@ innerq_status innerq_build_info(innerq_build *b) {
 
 
 def test_another_contract_is_refused_with_the_mending_command(tmp_path):
-    from tests.integrations.test_structs import HEADER, TEXT
-
     from innerq_export.integrations.structs import FUNCTIONS
+    from tests.integrations.test_structs import HEADER, TEXT
 
     source = SKETCH.replace("HEADER", str(HEADER))
     for name in FUNCTIONS:
