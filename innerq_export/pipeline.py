@@ -151,9 +151,9 @@ def prove(
 
     Sets `ready` if it passed; else raises ParityError.
     """
-    from innerq_export.parity import FAST, FULL, REPORT_NAME, check_engine
+    from innerq_export.parity import REPORT_NAME, check_engine
 
-    report = check_engine(folder, source, cases=FULL if extent == "full" else FAST, progress=progress)
+    report = check_engine(folder, source, extent=extent, progress=progress)
     (folder / REPORT_NAME).write_text(report.to_json(), encoding="utf-8")
     seal(folder, ready=report.passed, parity=report.summary)
     if not report.passed:

@@ -1,7 +1,7 @@
 """Parity: is the engine what the reference and PyTorch say? `check_engine` answers with a ParityReport."""
 
-from innerq_export.parity.cases import FAST, FULL, Case
-from innerq_export.parity.check import REPORT_NAME, check_engine, check_runner
+from innerq_export.parity.cases import FAST, FULL, Case, cases_for
+from innerq_export.parity.check import REPORT_NAME, Checked, check_engine, check_runner, look_closely
 from innerq_export.parity.report import Finding, ParityReport, RungResult
 
 __all__ = [
@@ -9,9 +9,12 @@ __all__ = [
     "FULL",
     "REPORT_NAME",
     "Case",
+    "Checked",
     "Finding",
     "ParityReport",
     "RungResult",
+    "cases_for",
     "check_engine",
     "check_runner",
+    "look_closely",
 ]

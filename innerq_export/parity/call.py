@@ -25,7 +25,10 @@ class TorchSaid:
 
 @dataclass(frozen=True)
 class Call:
-    """Call `index` of `case`: `seen` is the engine's; `caches` is the reference before it, one per layer."""
+    """Call `index` of `case`: `seen` is the engine's; `caches` is the reference before it, one per layer.
+
+    `teacher_forced`: its tokens are those of the text, not the engine's own choice.
+    """
 
     case: str
     index: int
@@ -35,6 +38,7 @@ class Call:
     seen: Seen
     caches: Sequence[Cache]
     model: TorchModel | None
+    teacher_forced: bool = True
     _appended: dict[int, Cache] = field(default_factory=dict)
 
     @cached_property

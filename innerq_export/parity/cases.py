@@ -10,10 +10,14 @@ DECODE_STEPS = 300
 
 @dataclass(frozen=True)
 class Case:
-    """One run from an empty cache. `calls[i][b]`: new tokens of sequence b in call i; 0 means that it rests."""
+    """One run from an empty cache. `calls[i][b]`: new tokens of sequence b in call i; 0 means that it rests.
+
+    `free`: after the first call the tokens are the engine's own most likely ones, one a call, instead of the text's.
+    """
 
     name: str
     calls: tuple[tuple[int, ...], ...]
+    free: bool = False
 
     @property
     def batch(self) -> int:
@@ -33,7 +37,7 @@ class Case:
             if max(held) > limit:
                 break
             kept.append(call)
-        return Case(self.name, tuple(kept)) if kept else None
+        return Case(self.name, tuple(kept), self.free) if kept else None
 
 
 def prompts_case(*prompts: int, decode: int) -> Case:
@@ -51,10 +55,44 @@ FAST = (
 )
 """Every boundary of the default windows, batch 1 and 2, and twice 300 decode steps: what `build` runs."""
 
+LONG, CHUNK = 8704, 512
+
+
+def free_case(prompt: int, tokens: int) -> Case:
+    """Return a prompt from the text, and then `tokens` of the engine's own."""
+    return Case(f"prompt {prompt}, {tokens} tokens of its own", ((prompt,), *[(1,)] * tokens), free=True)
+
+
+FAST = (*FAST, free_case(110, 60))
+
 FULL = (
     *FAST,
     *(prompts_case(prompt, decode=DECODE_STEPS) for prompt in PROMPTS),
     *(prompts_case(a, b, decode=1) for a in PROMPTS for b in PROMPTS if a != b),
     prompts_case(1000, decode=1000),
+    Case(f"{LONG} tokens of text in chunks of {CHUNK}", ((CHUNK,),) * (LONG // CHUNK)),
+    free_case(1000, 1000),
 )
-"""FAST, every prompt followed by 300 decode steps, every ragged pair, and one run of 2,000 tokens."""
+"""FAST, every prompt followed by 300 decode steps, every ragged pair, 2,000 tokens one by one, and long contexts."""
+
+LARGE_FAST = (
+    prompts_case(1, decode=1),
+    prompts_case(33, 161, decode=1),
+    Case("chunked and ragged", ((50, 7), (0, 121), (64, 1), (1, 0), (33, 32), (1, 1))),
+    prompts_case(158, decode=4),
+    free_case(20, 4),
+)
+LARGE_FULL = (
+    *LARGE_FAST,
+    *(prompts_case(prompt, decode=1) for prompt in PROMPTS),
+    prompts_case(127, 1, decode=40),
+    Case("2,048 tokens of text in chunks of 512", ((CHUNK,),) * 4),
+)
+"""For models whose one step takes seconds in fp32 PyTorch: every boundary once."""
+LARGE_BYTES = 600 << 20
+
+
+def cases_for(extent: str, weight_bytes: int) -> tuple[Case, ...]:
+    """Return the cases of extent 'fast' or 'full' for a model of this size: minutes, whatever the size."""
+    small, large = {"fast": (FAST, LARGE_FAST), "full": (FULL, LARGE_FULL)}[extent]
+    return large if weight_bytes > LARGE_BYTES else small

@@ -1,55 +1,93 @@
-"""`check_engine`: the parity report of one engine folder."""
+"""`check_engine`: the parity report of one engine folder, from packing up to what the user will see."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from innerq_export.artifacts import Checkpoint
 from innerq_export.errors import UserError
-from innerq_export.parity.cases import FAST, Case
-from innerq_export.parity.report import ParityReport
+from innerq_export.parity.cases import Case, cases_for
+from innerq_export.parity.report import NOT_RUN, Finding, ParityReport, RungResult, versions_here
 from innerq_export.progress import Progress, Silent, Step
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from innerq_export.engine.manifest import Manifest
+    from innerq_export.parity.call import Call
     from innerq_export.parity.ladder import Ladder
     from innerq_export.parity.observation import Runner
 
 REPORT_NAME = "parity.json"
+SEEDS = {"fast": (0,), "full": tuple(range(10))}
 _SMALL_BYTES = 200 << 20
-_PACKAGES = ("innerq-export", "onnxruntime", "torch", "transformers")
+_BELOW_FAILED = "a rung below it failed"
+
+
+@dataclass
+class Checked:
+    """A report, and for --save and --bisect what was seen: the call in which the finding was made."""
+
+    report: ParityReport
+    call: Call | None = None
+    recorded: list[tuple[str, int, Tensor]] = field(default_factory=list)
 
 
 def check_engine(
     folder: Path,
     source: Checkpoint | Path | None,
     *,
-    cases: Sequence[Case] = FAST,
+    cases: Sequence[Case] | None = None,
+    extent: str = "fast",
+    only: Collection[str] = (),
     progress: Progress | None = None,
 ) -> ParityReport:
     """Hold the engine in `folder` to the reference and to `source`, what it was made from.
 
     `source` is a checkpoint (the Hugging Face model in PyTorch), the user's plain decoder .onnx, or None; rungs that
-    would need more than it gives are listed as not run. `passed` is false when any rung found something; for that
+    would need more than it gives are listed as not run. `extent`: 'fast' or 'full', which sets the `cases` unless they
+    are given; `only`: names of rungs, all by default. `passed` is false when any rung found something; for that
     nothing is raised, and nothing is written at all. Cases are cut where the model's context ends. Raises UserError for
     a folder that cannot be run, or a checkpoint that the engine was not made from.
     """
+    return look_closely(folder, source, cases=cases, extent=extent, only=only, progress=progress).report
+
+
+def look_closely(
+    folder: Path,
+    source: Checkpoint | Path | None,
+    *,
+    cases: Sequence[Case] | None = None,
+    extent: str = "fast",
+    only: Collection[str] = (),
+    progress: Progress | None = None,
+) -> Checked:
+    """Do what `check_engine` does, and keep the logits of every call and the call that failed."""
     from innerq_export.engine.folder import read_manifest
     from innerq_export.parity.runners.onnxruntime import OnnxRuntimeRunner
     from innerq_export.parity.threads import torch_threads
 
+    started = time.monotonic()
     manifest = read_manifest(folder)
     if isinstance(source, Checkpoint):
         _check_source(folder, manifest, source)
-    small = _is_small(manifest)
-    threads = 1 if small else 0
+    size = sum(entry.bytes for entry in manifest.files.values())
+    chosen = cases_for(extent, size) if cases is None else cases
+    threads = 1 if size < _SMALL_BYTES else 0
     with (progress or Silent()).stage("parity") as step, torch_threads(threads):
-        runner = OnnxRuntimeRunner(folder, manifest.model.layers, threads, shipped=small)
-        return check_runner(runner, folder, manifest, source, cases, step)
+        step.advance(0.0, "the ops alone")
+        runner = OnnxRuntimeRunner(folder, manifest.model.layers, threads, shipped=size < _SMALL_BYTES)
+        below, finding = _check_ops(folder, manifest, extent, only)
+        checked = check_runner(runner, folder, manifest, source, chosen, step, only=only, below=(below, finding))
+        if extent == "full" and checked.report.passed and (not only or "presets" in only):
+            below = [*checked.report.rungs, _presets(folder, manifest, source, size)]
+            checked.report = checked.report.replace(rungs=tuple(below))
+    checked.report = checked.report.replace(seconds=round(time.monotonic() - started, 2))
+    return checked
 
 
 def check_runner(
@@ -59,19 +97,22 @@ def check_runner(
     source: Checkpoint | Path | None,
     cases: Sequence[Case],
     step: Step,
-) -> ParityReport:
-    """Do what `check_engine` does, with the engine run by `runner`."""
+    *,
+    only: Collection[str] = (),
+    below: tuple[Sequence[RungResult], Finding | None] = ((), None),
+) -> Checked:
+    """Climb the engine's rungs with it run by `runner`; `below` are results of the ops, and what was found there."""
     from innerq_export.parity.ladder import open_ladder
     from innerq_export.parity.text import token_streams
 
-    started = time.monotonic()
     fitting = [case for case in (case.within(manifest.model.max_positions) for case in cases) if case]
     batch, longest = max(case.batch for case in fitting), max(max(case.totals) for case in fitting)
-    streams_BT = token_streams(folder, manifest.model.vocab, batch, longest)
+    streams_BT = token_streams(folder, manifest.model.vocab, batch, longest + 1)
     step.advance(0.0, "opening the model without a cache")
-    ladder = open_ladder(runner, manifest, source, streams_BT)
+    ladder = open_ladder(runner, manifest, source, streams_BT, only=only)
     done, total = 0, sum(len(case.calls) for case in fitting)
-    for case in fitting:
+    results, finding = below
+    for case in fitting if finding is None else ():
 
         def tick(name: str = case.name) -> None:
             nonlocal done
@@ -80,23 +121,71 @@ def check_runner(
 
         if not ladder.climb(case, streams_BT, tick):
             break
-    return _report(ladder, manifest, source, fitting, time.monotonic() - started)
+    rungs = (*results, *ladder.results(_BELOW_FAILED), *_other_engines(manifest))
+    report = _report(ladder, manifest, source, fitting).replace(rungs=rungs)
+    if finding:
+        report = report.replace(passed=False, finding=finding)
+    return Checked(report, ladder.failed_call, ladder.recorded)
+
+
+def _check_ops(
+    folder: Path, manifest: Manifest, extent: str, only: Collection[str]
+) -> tuple[list[RungResult], Finding | None]:
+    """Run the rungs below the engine until one finds something; the rest is listed as not run."""
+    from innerq_export.parity.ops import distinct_functions
+    from innerq_export.parity.ops.rungs import OpSetting, op_rungs
+
+    functions = distinct_functions(folder / "model.onnx", manifest.model.layers)
+    setting = OpSetting(manifest.cache, manifest.model, manifest.dtype, SEEDS[extent])
+    results: list[RungResult] = []
+    finding: Finding | None = None
+    for rung in op_rungs(functions, setting, only):
+        outcome = rung.run() if finding is None else rung.not_run(_BELOW_FAILED)
+        results.append(outcome.result)
+        finding = finding or outcome.finding
+    return results, finding
+
+
+def _presets(folder: Path, manifest: Manifest, source: Checkpoint | Path | None, size: int) -> RungResult:
+    from innerq_export.parity.presets import TOKENS, presets_result
+    from innerq_export.parity.text import token_streams
+    from innerq_export.parity.torch_model import TorchModel
+
+    if not isinstance(source, Checkpoint) or size > _SMALL_BYTES:
+        reason = "the model is large" if isinstance(source, Checkpoint) else "no Hugging Face checkpoint"
+        return RungResult("presets", NOT_RUN, "", reason=reason, backend="reference")
+    streams_BT = token_streams(folder, manifest.model.vocab, 1, TOKENS)
+    return presets_result(TorchModel(source.folder, manifest.dtype), manifest.model, streams_BT[0])
+
+
+def _other_engines(manifest: Manifest) -> list[RungResult]:
+    """List what else the folder holds: plans of NVIDIA's builders, which no rung here can run."""
+    reasons = {
+        "tensorrt": "model.engine needs TensorRT and its card: docs/parity.md says what holds it there",
+        "tensorrt-rtx": "model.engine needs an RTX card; the network it was built from is run in ONNX Runtime by tests",
+    }
+    return [
+        RungResult("engine", NOT_RUN, "", reason=reasons.get(name, "no runner for it"), backend=name)
+        for name in manifest.backends
+        if name != "onnxruntime"
+    ]
 
 
 def _report(
-    ladder: Ladder, manifest: Manifest, source: Checkpoint | Path | None, cases: Sequence[Case], seconds: float
+    ladder: Ladder, manifest: Manifest, source: Checkpoint | Path | None, cases: Sequence[Case]
 ) -> ParityReport:
     return ParityReport(
         engine=f"{manifest.source} in {ladder.runner.name} ({manifest.dtype}, {manifest.lowering})",
         against=_against(source),
         passed=ladder.finding is None,
-        rungs=ladder.results(),
+        rungs=(),
         finding=ladder.finding,
         cases=tuple(case.name for case in cases),
         layers_db=ladder.layers_db,
-        versions={package: _version(package) for package in _PACKAGES},
-        seconds=round(seconds, 2),
+        versions=versions_here(),
+        seconds=0.0,
         notes=tuple(manifest.notes),
+        kl_by_position=ladder.kl_by_position,
     )
 
 
@@ -116,15 +205,3 @@ def _check_source(folder: Path, manifest: Manifest, checkpoint: Checkpoint) -> N
         got=f"digest {checkpoint.digest[:16]}",
         fix="name the checkpoint that the engine was built from, or build the engine again",
     )
-
-
-def _is_small(manifest: Manifest) -> bool:
-    """Whether a second session costs little and threads more than they bring (two pools spin against each other)."""
-    return sum(entry.bytes for entry in manifest.files.values()) < _SMALL_BYTES
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"

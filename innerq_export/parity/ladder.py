@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from innerq_export.parity.rungs import (
     LogitsRung,
     Rung,
     ShippedRung,
+    TokensRung,
     UnquantisedRung,
 )
 from innerq_export.parity.torch_model import TorchModel
@@ -31,27 +32,42 @@ from innerq_export.reference import Cache, empty_cache
 from innerq_export.spec import CacheConfig, blocks_of
 
 
-def open_ladder(runner: Runner, manifest: Manifest, source: Checkpoint | Path | None, streams_BT: Tensor) -> Ladder:
-    """Return the ladder for an engine made from `source`: a checkpoint, a plain decoder .onnx, or nothing known."""
+def open_ladder(
+    runner: Runner,
+    manifest: Manifest,
+    source: Checkpoint | Path | None,
+    streams_BT: Tensor,
+    *,
+    only: Collection[str] = (),
+) -> Ladder:
+    """Return the ladder for an engine made from `source`: a checkpoint, a plain decoder .onnx, or nothing known.
+
+    `streams_BT` hold one token more than any case takes: the last is only ever the one that follows.
+    """
     dtype, shape = manifest.dtype, manifest.model
     model = TorchModel(source.folder, dtype) if isinstance(source, Checkpoint) else None
     plain = OnnxSource(source) if isinstance(source, Path) else model
-    logits_BTV = torch.stack([plain.unquantised(ids) for ids in streams_BT]) if plain else None
-    rungs = (
+    logits_BTV = torch.stack([plain.unquantised(ids[:-1]) for ids in streams_BT]) if plain else None
+    rungs: tuple[Rung, ...] = (
         CacheRung(),
         AttentionRung(shape.layers, dtype),
         KeysValuesRung(shape.layers, dtype),
         LogitsRung(shape.layers, dtype),
+        TokensRung(shape.layers, dtype),
         FullPrecisionRung(shape.layers, dtype, logits_BTV),
         ShippedRung(),
-        UnquantisedRung(logits_BTV),
+        UnquantisedRung(logits_BTV, streams_BT),
     )
-    return Ladder(manifest.cache, shape, dtype, runner, model, rungs)
+    chosen = tuple(rung for rung in rungs if not only or rung.name in only)
+    return Ladder(manifest.cache, shape, dtype, runner, model, chosen)
 
 
 @dataclass
 class Ladder:
-    """Holds a runner to the rungs. For each rung `calls` counts what it has passed, `lacks` says what it misses."""
+    """Holds a runner to the rungs. For each rung `calls` counts what it has passed, `lacks` says what it misses.
+
+    `recorded`: (case, call, logits [B, V]) of every call; `failed_call`: where the finding was made.
+    """
 
     config: CacheConfig
     shape: ModelShape
@@ -64,31 +80,43 @@ class Ladder:
         self.calls = {rung.name: 0 for rung in self.rungs}
         self.lacks: dict[str, str] = {}
         self.finding: Finding | None = None
+        self.failed_call: Call | None = None
+        self.recorded: list[tuple[str, int, Tensor]] = []
 
     def climb(self, case: Case, streams_BT: Tensor, tick: Callable[[], None]) -> bool:
         """Run one case on the first tokens of each stream; `tick` after each call. Return whether nothing was found."""
         self.runner.start(case.batch)
         caches: Sequence[Cache] = [self._empty(case)] * self.shape.layers
         past_B = torch.zeros(case.batch, dtype=torch.int32)
+        chosen_B1: Tensor | None = None
         for index, new in enumerate(case.calls):
             new_B = torch.tensor(new, dtype=torch.int32)
-            ids_BS = _rows(streams_BT, past_B, new_B)
+            ids_BS = _rows(streams_BT, past_B, new_B) if chosen_B1 is None else chosen_B1
             seen = self.runner.step(ids_BS, new_B)
-            call = Call(case.name, index, ids_BS, past_B, new_B, seen, caches, self.model)
+            call = Call(case.name, index, ids_BS, past_B, new_B, seen, caches, self.model, chosen_B1 is None)
+            if case.free:
+                chosen_B1 = seen.logits_BV.argmax(-1, keepdim=True)
+            self.recorded.append((case.name, index, seen.logits_BV))
             if not self._check(call):
+                self.failed_call = call
                 return False
             caches, past_B = call.after, past_B + new_B
             tick()
         return True
 
     @property
+    def kl_by_position(self) -> tuple[tuple[int, float], ...]:
+        """Mean KL to the unquantised model at every token position."""
+        return next((rung.kl_by_position for rung in self.rungs if isinstance(rung, UnquantisedRung)), ())
+
+    @property
     def layers_db(self) -> tuple[float, ...]:
         """The worst attention output of each layer, in dB."""
-        return tuple(next(rung.layers_db for rung in self.rungs if isinstance(rung, AttentionRung)))
+        return tuple(next((rung.layers_db for rung in self.rungs if isinstance(rung, AttentionRung)), ()))
 
-    def results(self) -> tuple[RungResult, ...]:
-        """Return what every rung has to say."""
-        return tuple(self._result(rung) for rung in self.rungs)
+    def results(self, otherwise: str = "a rung below it failed") -> tuple[RungResult, ...]:
+        """Return what every rung has to say; `otherwise`: why one that lacks nothing has not run."""
+        return tuple(self._result(rung, otherwise) for rung in self.rungs)
 
     def _check(self, call: Call) -> bool:
         for rung in self.rungs:
@@ -101,10 +129,10 @@ class Ladder:
             self.calls[rung.name] += 1
         return True
 
-    def _result(self, rung: Rung) -> RungResult:
+    def _result(self, rung: Rung, otherwise: str) -> RungResult:
         failed = self.finding is not None and self.finding.rung == rung.name
         if not failed and self.calls[rung.name] == 0:
-            reason = self.lacks.get(rung.name) or "a rung below it failed"
+            reason = self.lacks.get(rung.name) or otherwise
             return RungResult(rung.name, NOT_RUN, rung.tolerance, reason=reason)
         status = FAILED if failed else PASSED if rung.verdict else REPORTED
         return RungResult(rung.name, status, rung.tolerance, self.calls[rung.name], rung.figures())

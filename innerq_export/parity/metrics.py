@@ -1,4 +1,4 @@
-"""Figures of agreement: dB, KL divergence, top-1. fp64 arithmetic throughout."""
+"""Figures of agreement: dB, KL divergence, top-1 and top-5, likelihood. fp64 arithmetic throughout."""
 
 from __future__ import annotations
 
@@ -24,3 +24,15 @@ def kl_divergence(reference: Tensor, got: Tensor) -> Tensor:
 def top1_agrees(reference: Tensor, got: Tensor) -> Tensor:
     """Return whether both logits have the same largest entry, over the last axis."""
     return reference.argmax(-1) == got.argmax(-1)
+
+
+def top5_overlap(reference: Tensor, got: Tensor) -> Tensor:
+    """Return which share of the reference's five largest entries are among the other's five, over the last axis."""
+    count = min(5, reference.shape[-1])
+    first, second = (x.topk(count, dim=-1).indices for x in (reference, got))
+    return (first[..., :, None] == second[..., None, :]).any(-1).double().mean(-1)
+
+
+def negative_log_likelihood(logits: Tensor, token: int) -> float:
+    """Return -log softmax(logits)[token] in nats."""
+    return -logits.double().log_softmax(-1)[token].item()

@@ -7,11 +7,13 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from innerq_export.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_PACKAGES = ("innerq-export", "onnxruntime", "torch", "transformers")
 PASSED, FAILED, NOT_RUN, REPORTED = "passed", "failed", "not run", "reported"
 
 
@@ -64,7 +66,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class RungResult:
-    """One rung. `status`: passed, failed, not run (then `reason` says why) or reported (figures without a verdict).
+    """One rung, on one backend. `status`: passed, failed, not run (`reason` says why) or reported (no verdict).
 
     `figures`: numbers by name; `tolerance`: what had to hold; `calls`: how many calls were checked.
     """
@@ -75,12 +77,19 @@ class RungResult:
     calls: int = 0
     figures: Mapping[str, float] = dataclasses.field(default_factory=dict)
     reason: str = ""
+    backend: str = ""
+
+    @property
+    def title(self) -> str:
+        """Rung and backend."""
+        return f"{self.name}: {self.backend}" if self.backend else self.name
 
 
 @dataclass(frozen=True)
 class ParityReport:
     """The verdict on one engine folder. `engine` and `against` say what was compared with what, `versions` with which
-    libraries; `cases` what was run; `layers_db` the worst attention output of each layer.
+    libraries; `cases` what was run; `layers_db` the worst attention output of each layer; `kl_by_position` the mean KL
+    to the unquantised model at each token position.
     """
 
     engine: str
@@ -93,7 +102,12 @@ class ParityReport:
     versions: Mapping[str, str]
     seconds: float
     notes: tuple[str, ...] = ()
+    kl_by_position: tuple[tuple[int, float], ...] = ()
     schema: int = SCHEMA_VERSION
+
+    def replace(self, **changes: Any) -> ParityReport:
+        """Return a copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -125,15 +139,28 @@ class ParityReport:
         fields["rungs"] = tuple(RungResult(**rung | {"figures": _floats(rung["figures"])}) for rung in fields["rungs"])
         fields["finding"] = Finding(**fields["finding"]) if fields["finding"] else None
         fields["layers_db"] = tuple(float("inf") if value is None else value for value in fields["layers_db"])
+        fields["kl_by_position"] = tuple((token, kl) for token, kl in fields["kl_by_position"])
         return cls(**fields | {name: tuple(fields[name]) for name in ("cases", "notes")})
 
     def text(self) -> str:
         """Return the report as a person reads it: the finding first if there is one, then a line per rung."""
         head = [self.finding.text(), ""] if self.finding else []
-        width = max(len(rung.name) for rung in self.rungs)
-        lines = [f"{_MARK[rung.status]} {rung.name:<{width}}  {_figures(rung)}".rstrip() for rung in self.rungs]
+        width = max(len(rung.title) for rung in self.rungs)
+        lines = [f"{_MARK[rung.status]} {rung.title:<{width}}  {_figures(rung)}".rstrip() for rung in self.rungs]
         tail = f"{len(self.cases)} cases, {self.seconds:.0f} s; {self.engine} against {self.against}"
         return "\n".join([*head, *lines, tail])
+
+
+def versions_here() -> dict[str, str]:
+    """Return the versions of the packages that a report depends on."""
+    return {package: _version(package) for package in _PACKAGES}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 _MARK = {PASSED: "ok  ", FAILED: "FAIL", NOT_RUN: "--  ", REPORTED: "    "}

@@ -59,8 +59,8 @@ def block_misplaced(model: onnx.ModelProto, manifest: Manifest) -> None:
 def block_unseen(model: onnx.ModelProto, manifest: Manifest) -> None:
     """InnerQAttention: one block fewer is taken to be held, so the newest is not seen."""
     body = _function(model, "InnerQAttention")
-    count = next(node for node in body.node if node.op_type == "Div")
-    times = next(node for node in body.node if node.op_type == "Mul" and node.input[0] == count.output[0])
+    counts = {node.output[0]: node.input[1] for node in body.node if node.op_type == "Div"}
+    times = next(node for node in body.node if node.op_type == "Mul" and counts.get(node.input[0]) == node.input[1])
     _before(body, times, 0, "Sub", np.array(1))
 
 

@@ -73,10 +73,10 @@ def climb(torch_model, tiny_checkpoint):
 
 
 def test_the_reference_passes_its_own_ladder(climb, torch_model, tiny_checkpoint) -> None:
-    streams_BT = token_streams(tiny_checkpoint.folder, 264, 2, max(CASE.totals))
+    streams_BT = token_streams(tiny_checkpoint.folder, 264, 2, max(CASE.totals) + 1)
     unquantised = torch.stack([torch_model.unquantised(ids) for ids in streams_BT])
     rungs = (CacheRung(), AttentionRung(2, "float16"), KeysValuesRung(2, "float16"), LogitsRung(2, "float16"))
-    ladder = climb(*rungs, UnquantisedRung(unquantised))
+    ladder = climb(*rungs, UnquantisedRung(unquantised, streams_BT))
     assert ladder.finding is None
     assert [result.status for result in ladder.results()] == ["passed"] * 4 + ["reported"]
 

@@ -9,6 +9,7 @@ from innerq_export.parity.rungs.full_precision import FullPrecisionRung
 from innerq_export.parity.rungs.keys_values import KeysValuesRung
 from innerq_export.parity.rungs.logits import LogitsRung
 from innerq_export.parity.rungs.shipped import ShippedRung
+from innerq_export.parity.rungs.tokens import TokensRung
 from innerq_export.parity.rungs.unquantised import UnquantisedRung
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "LogitsRung",
     "Rung",
     "ShippedRung",
+    "TokensRung",
     "UnquantisedRung",
 ]

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from torch import Tensor
+
 from innerq_export.parity.call import Call
 from innerq_export.parity.report import Finding
 
 NO_CHECKPOINT = "no Hugging Face checkpoint to compare with"
 NO_SOURCE = "no model without a cache to compare with"
+
+
+FREE_RUNNING = "tokens of a free run are not the text's"
 
 
 class Rung(Protocol):
@@ -26,6 +31,13 @@ class Rung(Protocol):
 
     def figures(self) -> dict[str, float]:
         """Return the figures over all calls so far."""
+
+
+def lacks_text(call: Call, logits_BTV: Tensor | None) -> str:
+    """Return why a rung that needs the source's logits over the text cannot check this call, or ''."""
+    if logits_BTV is None:
+        return NO_SOURCE
+    return "" if call.teacher_forced else FREE_RUNNING
 
 
 def lacks_torch(call: Call) -> str:

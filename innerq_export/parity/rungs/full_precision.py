@@ -7,7 +7,7 @@ from torch import Tensor
 from innerq_export.parity.call import Call
 from innerq_export.parity.metrics import decibels
 from innerq_export.parity.report import Finding
-from innerq_export.parity.rungs.base import NO_SOURCE
+from innerq_export.parity.rungs.base import lacks_text
 from innerq_export.parity.tolerances import model_floor_db
 
 
@@ -25,7 +25,7 @@ class FullPrecisionRung:
 
     def lacks(self, call: Call) -> str:
         """The source's logits."""
-        return NO_SOURCE if self._logits_BTV is None else ""
+        return lacks_text(call, self._logits_BTV)
 
     def check(self, call: Call) -> Finding | None:
         """Compare the sequences that got tokens and hold no block."""
