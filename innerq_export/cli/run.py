@@ -29,22 +29,31 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of sampling.")
 @click.option("--stop", multiple=True, help="End a text before this string. Repeatable.")
 @click.option("--ignore-eos", is_flag=True, help="Go on past the model's stop tokens.")
-@click.option("--threads", type=click.IntRange(min=0), default=0, help="CPU threads; 0: all cores.")
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", "onnxruntime", "tensorrt", "tensorrt-rtx"]),
+    default="auto",
+    show_default=True,
+    help="What runs it; auto: the best of those the folder was built for that this machine has.",
+)
+@click.option("--threads", type=click.IntRange(min=0), default=0, help="CPU threads of ONNX Runtime; 0: all cores.")
 @click.option("--allow-unready", is_flag=True, help="Run an engine that parity has not passed.")
 @format_option
 def command(
     engine: Path,
     prompts: tuple[str, ...],
+    backend: str,
     threads: int,
     allow_unready: bool,
     form: str,
     **choices: Any,
 ) -> None:
     """Generate text from the engine folder ENGINE with the quantised cache."""
-    from innerq_export.runtime import OnnxRuntimeSession, generate, load_tokenizer
+    from innerq_export.runtime import generate, load_tokenizer, open_session
 
     texts = list(prompts) or [sys.stdin.read()]
-    session = OnnxRuntimeSession(engine, batch=len(texts), allow_unready=allow_unready, threads=threads)
+    backend = _chosen(engine, allow_unready) if backend == "auto" else backend
+    session = open_session(engine, backend, batch=len(texts), allow_unready=allow_unready, threads=threads)
     for line in session.manifest.notes:
         note(f"note: {line}")
     events = generate(session, load_tokenizer(engine), texts, _options(**choices))
@@ -52,6 +61,15 @@ def command(
         print_json(_collect(events, texts))
     else:
         _stream(events, texts)
+
+
+def _chosen(engine: Path, allow_unready: bool) -> str:
+    from innerq_export.runtime import choose_backend
+
+    backend, refused = choose_backend(engine, allow_unready=allow_unready)
+    for name, error in refused.items():
+        note(f"{name} is passed over for {backend}: {error.got}, expected {error.expected}")
+    return backend
 
 
 def _options(

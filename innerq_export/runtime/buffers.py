@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 PAST, PRESENT = "past_", "present_"
 STATE_INPUTS = ("past_length",)
-_BATCH_AXIS, _BLOCK_AXIS = 0, 2
-_BLOCK_PARTS = {port.name.removeprefix(PAST) for port in cache_ports("past") if port.shape[2:3] == ("NB",)}
+BATCH_AXIS, BLOCK_AXIS = 0, 2
+BLOCK_PARTS = {port.name.removeprefix(PAST) for port in cache_ports("past") if port.shape[2:3] == ("NB",)}
 _DTYPES = {"tensor(float16)": np.float16, "tensor(float)": np.float32, "tensor(int8)": np.int8}
 
 
@@ -43,9 +43,9 @@ class CacheBuffers:
     def grow(self, capacity: int) -> None:
         """Make room for `capacity` blocks; what the cache holds stays."""
         for name, array in self.arrays.items():
-            if part_of(name) in _BLOCK_PARTS:
+            if part_of(name) in BLOCK_PARTS:
                 room = [(0, 0)] * array.ndim
-                room[_BLOCK_AXIS] = (0, capacity - array.shape[_BLOCK_AXIS])
+                room[BLOCK_AXIS] = (0, capacity - array.shape[BLOCK_AXIS])
                 self.arrays[name] = np.pad(array, room)
         self.capacity = capacity
         self._values = _wrap(self.arrays)
@@ -68,9 +68,9 @@ def part_of(name: str) -> str:
 
 def _shape(node: Any, batch: int, capacity: int) -> list[int]:
     shape = list(node.shape)
-    shape[_BATCH_AXIS] = batch
-    if part_of(node.name) in _BLOCK_PARTS:
-        shape[_BLOCK_AXIS] = capacity
+    shape[BATCH_AXIS] = batch
+    if part_of(node.name) in BLOCK_PARTS:
+        shape[BLOCK_AXIS] = capacity
     return shape
 
 

@@ -13,7 +13,7 @@ class GenerateOptions:
     """What to generate. Raises ConfigError for a value that cannot hold.
 
     `max_new_tokens`: per sequence; `stop`: strings that end a text and are not shown; `ignore_eos`: run on past the
-    model's stop tokens; `prefill_chunk`: most prompt tokens per step (see `OnnxRuntimeSession.prefill`).
+    model's stop tokens; `prefill_chunk`: most prompt tokens per step (see `Session.prefill`).
     """
 
     max_new_tokens: int = 128

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from innerq_export.errors import ConfigError
+from innerq_export.runtime.base import Session
 from innerq_export.runtime.events import EndEvent, Event, GenerateOptions, TextEvent, Usage
 from innerq_export.runtime.sampler import Sampler
-from innerq_export.runtime.session import OnnxRuntimeSession
 from innerq_export.runtime.text import Detokeniser, StopStrings, stop_tokens
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def generate(
-    session: OnnxRuntimeSession,
+    session: Session,
     tokenizer: Tokenizer,
     prompts: str | Sequence[str],
     options: GenerateOptions | None = None,
@@ -36,9 +36,7 @@ def generate(
     return _run(session, ids, rows, options)
 
 
-def _run(
-    session: OnnxRuntimeSession, ids: list[list[int]], rows: list[_Row], options: GenerateOptions
-) -> Iterator[Event]:
+def _run(session: Session, ids: list[list[int]], rows: list[_Row], options: GenerateOptions) -> Iterator[Event]:
     sampler = Sampler(options.sampling, len(rows))
     session.reset(len(rows))
     logits_BV, prefill_seconds = _timed(session.prefill, ids, options.prefill_chunk)

@@ -5,6 +5,7 @@ import pytest
 from innerq_export.engine import AUTO, BuildOptions, refusals, resolve
 from innerq_export.engine import tensorrt as tensorrt_module
 from innerq_export.engine import tensorrt_rtx as rtx_module
+from innerq_export.engine.card import Card
 from innerq_export.errors import ConfigError, EnvironmentMismatchError
 
 
@@ -32,7 +33,15 @@ def test_without_tensorrt_it_says_what_to_install(monkeypatch):
 )
 def test_tensorrt_releases(monkeypatch, version, fits):
     pretend(monkeypatch, tensorrt_module, version)
+    monkeypatch.setattr(tensorrt_module, "first_card", lambda: Card("a card", "9.0", "13.0"))
     assert (refusals()["tensorrt"] is None) == fits
+
+
+def test_tensorrt_without_a_card_builds_nothing(monkeypatch):
+    pretend(monkeypatch, tensorrt_module, "11.4.0")
+    monkeypatch.setattr(tensorrt_module, "first_card", lambda: None)
+    with pytest.raises(EnvironmentMismatchError, match="no NVIDIA card"):
+        resolve("tensorrt")
 
 
 def test_an_old_rtx_is_refused_with_its_version(monkeypatch):
@@ -43,6 +52,7 @@ def test_an_old_rtx_is_refused_with_its_version(monkeypatch):
 
 def test_options_are_checked_before_anything_is_built(monkeypatch):
     pretend(monkeypatch, tensorrt_module, "11.4.0")
+    monkeypatch.setattr(tensorrt_module, "first_card", lambda: Card("a card", "9.0", "13.0"))
     with pytest.raises(EnvironmentMismatchError, match="innerq-export plugin build"):
         resolve("tensorrt", BuildOptions())
     pytest.importorskip("tensorrt_rtx")

@@ -1,17 +1,31 @@
 """Before an engine is loaded: whole, ready, and of versions that fit. Each refusal shows both sides and the fix."""
 
+import shutil
+import sys
+
 import pytest
 
 from innerq_export.engine import read_manifest, seal
+from innerq_export.engine.card import Card
 from innerq_export.engine.folder import write_manifest
-from innerq_export.errors import EnvironmentMismatchError, ParityError, UserError
-from innerq_export.runtime import OnnxRuntimeSession, preflight
+from innerq_export.errors import ConfigError, EnvironmentMismatchError, ParityError, UserError
+from innerq_export.runtime import OnnxRuntimeSession, open_session, preflight
+from innerq_export.runtime.checks import check_card
 from tests.engine.toy import toy_engine
+from tests.runtime.plan_folder import PLUGIN, pretend, with_plan
 
 
 @pytest.fixture
 def folder(tmp_path):
     return toy_engine(tmp_path / "engine")
+
+
+@pytest.fixture(scope="module")
+def plans(tmp_path_factory):
+    place = tmp_path_factory.mktemp("plans")
+    source = toy_engine(place / "toy")
+    names = ("tensorrt", "tensorrt-rtx")
+    return {name: with_plan(source, place / name, name, source / "model.onnx", 256) for name in names}
 
 
 def built_with(folder, backend, **versions):
@@ -74,3 +88,74 @@ def test_a_damaged_model_is_never_loaded(folder):
     (folder / "model.onnx").write_bytes(b"\0" * (folder / "model.onnx").stat().st_size)
     with pytest.raises(UserError, match="is not the file that was built"):
         OnnxRuntimeSession(folder)
+
+
+@pytest.mark.parametrize(
+    ("backend", "card", "told"),
+    [
+        ("tensorrt", Card("a card", "8.9", "13.0"), None),
+        (
+            "tensorrt",
+            Card("NVIDIA H200", "9.0", "13.0"),
+            r"8\.9(.|\n)*H200, compute capability 9\.0(.|\n)*export build",
+        ),
+        ("tensorrt", None, r"8\.9(.|\n)*no NVIDIA card(.|\n)*run .* --backend onnxruntime"),
+        ("tensorrt-rtx", Card("a card", "8.6", "13.0"), None),
+        ("tensorrt-rtx", Card("NVIDIA H200", "9.0", "13.0"), r"8\.6 or 8\.9(.|\n)*H200"),
+    ],
+)
+def test_the_card(plans, monkeypatch, backend, card, told):
+    pretend(monkeypatch, card)
+    folder = plans[backend]
+    manifest = preflight(folder, backend)
+    if told is None:
+        check_card(manifest, folder, backend)
+        return
+    with pytest.raises(EnvironmentMismatchError, match=told):
+        check_card(manifest, folder, backend)
+    with pytest.raises(EnvironmentMismatchError, match=told):
+        open_session(folder, backend)
+
+
+def test_another_tensorrt_shows_both_versions_before_the_plan_is_touched(plans, monkeypatch):
+    pretend(monkeypatch, tensorrt="10.16.1")
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(
+        EnvironmentMismatchError, match=r"tensorrt 11\.4\.0(.|\n)*tensorrt 10\.16\.1(.|\n)*export build"
+    ):
+        open_session(plans["tensorrt"], "tensorrt")
+
+
+def test_a_plugin_of_another_contract_is_refused(plans, tmp_path, monkeypatch):
+    pretend(monkeypatch)
+    folder = shutil.copytree(plans["tensorrt"], tmp_path / "engine")
+    manifest = read_manifest(folder)
+    record = dict(manifest.backends["tensorrt"])
+    record["plugin"] = PLUGIN | {"spec_version": 2}
+    write_manifest(folder, manifest.replace(backends={**manifest.backends, "tensorrt": record}))
+    with pytest.raises(EnvironmentMismatchError, match=r"spec version 1(.|\n)*spec version 2(.|\n)*plugin build"):
+        open_session(folder, "tensorrt")
+
+
+def test_a_plugin_library_that_was_exchanged_is_refused(plans, tmp_path, monkeypatch):
+    pretend(monkeypatch)
+    folder = shutil.copytree(plans["tensorrt"], tmp_path / "engine")
+    (folder / PLUGIN["file"]).write_bytes(b"LIBRARY")
+    with pytest.raises(UserError, match=r"libinnerq_trt\.so is not the file that was built(.|\n)*sha256"):
+        open_session(folder, "tensorrt")
+
+
+def test_a_broken_record_is_a_users_error(plans, tmp_path, monkeypatch):
+    pretend(monkeypatch)
+    folder = shutil.copytree(plans["tensorrt"], tmp_path / "engine")
+    manifest = read_manifest(folder)
+    for change in ({"plugin": "libinnerq_trt.so"}, {"card": []}, {"profiles": [{"name": "decode"}]}, {"extra": 1}):
+        record = manifest.backends["tensorrt"] | change
+        write_manifest(folder, manifest.replace(backends={**manifest.backends, "tensorrt": record}))
+        with pytest.raises(UserError, match=r"manifest\.json cannot be read"):
+            preflight(folder, "tensorrt")
+
+
+def test_a_backend_that_nobody_knows_is_named(plans):
+    with pytest.raises(ConfigError, match="did you mean 'tensorrt'"):
+        open_session(plans["tensorrt"], "tensort")
