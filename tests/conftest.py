@@ -1,4 +1,6 @@
-"""What several folders of tests share: one small decoder, exported once per run."""
+"""What several folders of tests share: one small decoder, exported once per run; and what was left out is said once."""
+
+from collections import Counter
 
 import pytest
 
@@ -27,3 +29,10 @@ def tiny_engine(tiny_checkpoint, tiny_graph, tmp_path_factory):
     from tests.engine.real import engine_of
 
     return engine_of(tiny_checkpoint, tiny_graph, tmp_path_factory.mktemp("tiny") / "engine")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Write a line for every reason to skip, with the number of tests."""
+    reasons = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", []))
+    for reason, count in sorted(reasons.items()):
+        terminalreporter.write_line(f"{count} tests {reason[0].lower()}{reason[1:]}")

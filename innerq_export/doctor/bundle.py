@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from innerq_export.doctor.nodes import custom_nodes
-from innerq_export.doctor.report import Report
+from innerq_export.doctor.report import Report, onnx_of
 
 ENVIRONMENT = ("CUDA_HOME", "CUDA_PATH", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "TENSORRT_INCLUDE_DIR")
 PREFIX = "INNERQ_"
@@ -48,7 +48,7 @@ def _model_texts(model: Path) -> dict[str, str]:
         file = folder / name
         if file.is_file() and file.stat().st_size <= LARGEST:
             texts[name] = file.read_text(errors="replace")
-    onnx_file = model / "model.onnx" if model.is_dir() else model
+    onnx_file = onnx_of(model)
     nodes = [
         {"name": n.name, "op": n.op, "domain": n.domain, "attributes": n.attributes} for n in custom_nodes(onnx_file)
     ]

@@ -14,6 +14,8 @@ from innerq_export.doctor.finding import Finding, Probe, guarded
 from innerq_export.doctor.nodes import check_nodes
 from innerq_export.errors import UserError
 
+ONNX_NAMES = ("model.plugin.onnx", "model.onnx")
+"""In a folder the form with bare nodes comes first: it is the one that needs the plugin."""
 PROBES: tuple[tuple[str, Probe], ...] = (
     ("system", system.python),
     ("system", system.memory),
@@ -48,12 +50,12 @@ class Report:
 
 
 def examine(model: Path | None = None, library: Path | None = None) -> Report:
-    """Run every probe. `model`: an ONNX file or a folder with model.onnx; `library`: the plugin library to judge.
+    """Run every probe. `model`: an ONNX file or an engine folder; `library`: the plugin library to judge.
 
     Without `library` that of the model's folder is taken, else the one the package would load. UserError where `model`
     is neither.
     """
-    onnx_file = _onnx_of(model) if model else None
+    onnx_file = onnx_of(model) if model else None
     if library is None and onnx_file is not None:
         library = next(iter(sorted(onnx_file.parent.glob("libinnerq_trt*.so"))), None)
     findings = [finding for topic, probe in PROBES for finding in guarded(topic, probe)]
@@ -73,8 +75,12 @@ def _library(explicit: Path | None, keep: Callable[[plugin.PluginLibrary], None]
     return findings
 
 
-def _onnx_of(model: Path) -> Path:
-    file = model / "model.onnx" if model.is_dir() else model
+def onnx_of(model: Path) -> Path:
+    """Return the ONNX file that `model` is or holds; UserError where there is none."""
+    inside = (model / name for name in ONNX_NAMES)
+    file = next((file for file in inside if file.is_file()), model)
     if file.is_file() and file.suffix == ".onnx":
         return file
-    raise UserError(f"no ONNX model at {model}", expected="an .onnx file, or a folder with model.onnx", got=str(model))
+    raise UserError(
+        f"no ONNX model at {model}", expected=f"an .onnx file, or a folder with one of {ONNX_NAMES}", got=str(model)
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -19,7 +20,6 @@ PLACES = {
     11: ("/usr/local/tensorrt/include", "/usr/include/x86_64-linux-gnu"),
     10: ("/usr/local/tensorrt-10/include",),
 }
-SKIPPED: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -41,20 +41,23 @@ def headers(major: int) -> Path | None:
     return None
 
 
-def skip(reason: str) -> None:
-    SKIPPED.add(reason)
-    pytest.skip(reason)
-
-
 SANITISERS = "-fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=all -O1"
 
 
-def build(folder: Path, major: int, *, cuda: bool = False, flags: str = "") -> Built:
+def build(factory: pytest.TempPathFactory, name: str, major: int, *, cuda: bool = False, flags: str = "") -> Built:
+    """Build once for all processes of a parallel run: the first to come builds, the others wait."""
+    shared = factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else factory.getbasetemp()
+    with (shared / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return build_alone(shared / name, major, cuda=cuda, flags=flags)
+
+
+def build_alone(folder: Path, major: int, *, cuda: bool, flags: str) -> Built:
     found = headers(major)
     if found is None:
-        skip(f"no headers of TensorRT {major} (set TENSORRT_INCLUDE_DIR)")
+        pytest.skip(f"no headers of TensorRT {major} (set TENSORRT_INCLUDE_DIR)")
     if shutil.which("cmake") is None or shutil.which("c++") is None:
-        skip("no cmake or no C++ compiler")
+        pytest.skip("no cmake or no C++ compiler")
     options = [f"-DTENSORRT_INCLUDE_DIR={found}", f"-DINNERQ_CUDA={'ON' if cuda else 'OFF'}"]
     options += ["-DCMAKE_BUILD_TYPE=Release", *(["-DCMAKE_CUDA_ARCHITECTURES=native"] if cuda else [])]
     options += [f"-DCMAKE_CXX_FLAGS={flags}"] if flags else []
@@ -72,12 +75,12 @@ def run(*command: object) -> None:
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory) -> Built:
-    return build(tmp_path_factory.mktemp("plugin11"), 11)
+    return build(tmp_path_factory, "plugin11", 11)
 
 
 @pytest.fixture(scope="session")
 def built_for_10(tmp_path_factory) -> Built:
-    return build(tmp_path_factory.mktemp("plugin10"), 10)
+    return build(tmp_path_factory, "plugin10", 10)
 
 
 @pytest.fixture(scope="session", params=[11, 10])
@@ -90,18 +93,18 @@ def cuda_library() -> Path:
     """Return the library with the kernels: INNERQ_PLUGIN_LIBRARY, or what `innerq-export plugin build` made."""
     library = Path(os.environ.get("INNERQ_PLUGIN_LIBRARY", ROOT / "build" / "plugins" / "libinnerq_trt.so"))
     if not library.is_file():
-        skip("the CUDA library in TensorRT's registry: not built (innerq-export plugin build)")
+        pytest.skip("the CUDA library in TensorRT's registry: not built (innerq-export plugin build)")
     return library
 
 
-def gpu_build(folder: Path) -> Built:
+def gpu_build(factory: pytest.TempPathFactory) -> Built:
     """Return the CUDA build; INNERQ_PLUGIN_LIBRARY and INNERQ_PLUGIN_PROGRAM name one made elsewhere."""
     if not cuda_card():
-        skip("GPU part: no CUDA card")
+        pytest.skip("GPU part: no CUDA card")
     named = [os.environ.get(name) for name in ("INNERQ_PLUGIN_LIBRARY", "INNERQ_PLUGIN_PROGRAM")]
     if all(named):
         return Built(Path(named[0]), Path(named[1]), Path())
-    return build(folder, 11, cuda=True)
+    return build(factory, "plugin_gpu", 11, cuda=True)
 
 
 def cuda_card() -> bool:
@@ -120,12 +123,12 @@ def drive(made: Built) -> Iterator[PluginHost]:
 @pytest.fixture(scope="session")
 def hardened(tmp_path_factory) -> Iterator[PluginHost]:
     """A driver that, like the library, is built with the address and undefined-behaviour sanitisers."""
-    yield from drive(build(tmp_path_factory.mktemp("plugin_sanitised"), 11, flags=SANITISERS))
+    yield from drive(build(tmp_path_factory, "plugin_sanitised", 11, flags=SANITISERS))
 
 
 @pytest.fixture(scope="session")
 def gpu_built(tmp_path_factory) -> Built:
-    return gpu_build(tmp_path_factory.mktemp("plugin_gpu"))
+    return gpu_build(tmp_path_factory)
 
 
 @pytest.fixture(params=["host", pytest.param("gpu", marks=pytest.mark.gpu)])
@@ -148,20 +151,11 @@ def lean() -> Path:
 
 
 @pytest.fixture(scope="session")
-def plugin_onnx(tmp_path_factory):
+def plugin_onnx(tiny_graph, tmp_path_factory):
     """A tiny decoder in the plugin lowering, as OnnxModel."""
-    from innerq_export.checkpoint import open_checkpoint
-    from innerq_export.graph import export_graph
     from innerq_export.onnx_io import save_onnx
     from innerq_export.rewrite import rewrite
-    from tests.models import tiny_llama
 
-    folder = tmp_path_factory.mktemp("plugin_onnx")
-    graph = export_graph(open_checkpoint(str(tiny_llama(folder / "checkpoint"))))
-    model, _ = rewrite(graph, CacheConfig(), "plugin")
-    return save_onnx(model, folder / "onnx", graph=graph, cache=CacheConfig(), lowering="plugin")
-
-
-def pytest_terminal_summary(terminalreporter) -> None:
-    if SKIPPED:
-        terminalreporter.write_line(f"plugin tests skipped: {'; '.join(sorted(SKIPPED))}")
+    model, _ = rewrite(tiny_graph, CacheConfig(), "plugin")
+    folder = tmp_path_factory.mktemp("plugin_onnx") / "onnx"
+    return save_onnx(model, folder, graph=tiny_graph, cache=CacheConfig(), lowering="plugin")

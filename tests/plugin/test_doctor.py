@@ -46,6 +46,7 @@ def test_the_library_beside_the_model_is_found_and_a_renamed_one_is_missed(built
     monkeypatch.setattr(report_module, "PROBES", ())
     folder = tmp_path / "engine"
     shutil.copytree(plugin_onnx.path.parent, folder)
+    (folder / "model.onnx").rename(folder / "model.plugin.onnx")
     shutil.copy(built.library, folder / "libinnerq_trt.so")
     assert not examine(folder).problems
     renamed = folder / "libinnerq_trt.so"

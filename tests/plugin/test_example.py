@@ -5,16 +5,16 @@ import subprocess
 
 import pytest
 
-from tests.plugin.conftest import ROOT, headers, run, skip
+from tests.plugin.conftest import ROOT, headers, run
 
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory, lean):
     include = headers(11)
     if include is None:
-        skip("no headers of TensorRT 11 (set TENSORRT_INCLUDE_DIR)")
+        pytest.skip("no headers of TensorRT 11 (set TENSORRT_INCLUDE_DIR)")
     if shutil.which("nvcc") is None:
-        skip("C++ example: no CUDA toolkit")
+        pytest.skip("C++ example: no CUDA toolkit")
     folder = tmp_path_factory.mktemp("example")
     options = [f"-DTENSORRT_INCLUDE_DIR={include}", f"-DTENSORRT_LIBRARY={lean}", "-DCMAKE_CXX_FLAGS=-Werror"]
     run("cmake", "-S", ROOT / "examples" / "tensorrt_decode", "-B", folder, *options)
