@@ -1,13 +1,14 @@
-"""Developers' check and clock of innerq_attend, in one process: `bench_attend.py LIBRARY [check] [time] [--quick]`.
+"""Developers' check and clock of innerq_attend, builds side by side: `bench_attend.py LIBRARY... [check] [time] [more]`.
 
 check: random records (any bits are codes), lengths around every boundary, all modes, against fp64 from the index tables
-of spec/layout.py. time: the shapes of the kernels' target table, "ev" (medians of event pairs, queue kept full, inputs and
-outputs rotated over at least 400 MB) and "graph" (replayed launches, rotated). Needs torch with CUDA.
+of spec/layout.py. time, more: shapes by "ev" (medians of event pairs, queue kept full, inputs and outputs rotated over at
+least 400 MB) and "graph" (launches replayed, rotated). Users run `innerq-export bench kernels`. Needs torch with CUDA.
 """
 
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 from dataclasses import dataclass, replace
 from itertools import product
@@ -17,12 +18,16 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from innerq_export.integrations import structs as c  # noqa: E402
-from innerq_export.spec.config import CacheConfig  # noqa: E402
-from innerq_export.spec.layout import code_bits, key_scale_places, record_parts, value_scale_places  # noqa: E402
+from innerq_export.integrations import structs as c
+from innerq_export.spec.config import CacheConfig
+from innerq_export.spec.layout import code_bits, key_scale_places, record_parts, value_scale_places
 
 MODES = ("symmetric", "symmetric_full", "asymmetric", "hybrid")
 DEVICE = "cuda"
+TOLERANCE = {
+    False: 2e-3,
+    True: 2e-3 + 2**-7 / 12**0.5,
+}  # bf16: and the rounding of the output just above a power of two
 
 
 @dataclass(frozen=True)
@@ -147,7 +152,9 @@ class Attend:
 
     def counters(self, call: Call) -> Tensor:
         """The bytes of the workspace that must be zero before and after a launch."""
-        return self.workspace[: 4 * len(call.case.past) * call.case.kv_heads * -(-call.case.group * call.case.tokens // 8)]
+        return self.workspace[
+            : 4 * len(call.case.past) * call.case.kv_heads * -(-call.case.group * call.case.tokens // 8)
+        ]
 
     def prepare(self, call: Call) -> None:
         """Poison what a launch must not lean on."""
@@ -236,7 +243,7 @@ def error_of(lib: Attend, case: Case, only: list[tuple[int, int]] | None = None,
         got = call.out[b, h * case.group : (h + 1) * case.group].double()
         norm = float(want.norm())
         error = float((got - want).norm()) / norm if norm else float(got.abs().max())
-        worst = max(worst, error if error == error else float("inf"))
+        worst = max(worst, float("inf") if math.isnan(error) else error)
     return worst
 
 
@@ -268,18 +275,16 @@ def cases() -> dict[str, Case]:
 
 
 def check(lib: Attend) -> None:
-    """Print every case's error and stop at the first that is above 2e-3."""
+    """Print every case that is beyond its tolerance, then their number and the worst error."""
     failures, worst = 0, 0.0
     for name, case in cases().items():
-        if "d128" in sys.argv and case.head_dim != 128:
-            continue
         try:
             error = error_of(lib, case)
         except AssertionError as refused:
             print(f"skip {name} {refused}")
             continue
         worst = max(worst, error)
-        if error > 2e-3:
+        if error > TOLERANCE[case.bf16]:
             failures += 1
             print(f"FAIL {error:9.2e}  {name}", flush=True)
     print(f"check: {failures} failures, worst {worst:.2e}", flush=True)
@@ -350,7 +355,10 @@ def graph(lib: Attend, calls: list[Call], repeats: int) -> float:
 
 def copy_bandwidth() -> float:
     """TB/s of a device-to-device copy of 1 GiB, read plus written."""
-    a, b = torch.empty(1 << 30, dtype=torch.uint8, device=DEVICE), torch.empty(1 << 30, dtype=torch.uint8, device=DEVICE)
+    a, b = (
+        torch.empty(1 << 30, dtype=torch.uint8, device=DEVICE),
+        torch.empty(1 << 30, dtype=torch.uint8, device=DEVICE),
+    )
     times = []
     for _ in range(12):
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -380,7 +388,9 @@ def clock(libs: list[Attend], shapes: dict[str, tuple[float, Case]]) -> None:
             lib.prepare(first)
             share = calls[0].bytes / (1e-6 * gr) / 1e12 / copy
             aim = f"<= {target:5.1f}" if target else " " * 8
-            print(f"{name:18} #{i} ev {ev:7.2f} {aim} graph {gr:7.2f}  {100 * share:5.1f}%  err {error:.1e}", flush=True)
+            print(
+                f"{name:18} #{i} ev {ev:7.2f} {aim} graph {gr:7.2f}  {100 * share:5.1f}%  err {error:.1e}", flush=True
+            )
 
 
 if __name__ == "__main__":
@@ -390,8 +400,5 @@ if __name__ == "__main__":
             check(library)
     if "time" in sys.argv:
         clock(libraries, SHAPES)
-    if "profile" in sys.argv:  # under ncu
-        for _name, (_, shape) in list(SHAPES.items())[:1] + list(SHAPES.items())[3:4]:
-            error_of(libraries[0], shape, [(0, 0)])
     if "more" in sys.argv:
         clock(libraries, MORE)

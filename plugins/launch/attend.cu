@@ -36,7 +36,8 @@ innerq_status check_units(const AttendParams &params, int row_chunks) {
     const int64_t sequence = attend::kStartUnits + chunks * attend::kWindowUnits + cache.capacity_blocks;
     const int64_t units = sequence * cache.batch * cache.kv_heads * row_chunks;
     if (units <= INT32_MAX) return INNERQ_OK;
-    return fail(INNERQ_UNSUPPORTED, "attend: room for %lld blocks of work in one call: expected at most %d; split the batch",
+    return fail(INNERQ_UNSUPPORTED,
+                "attend: room for %lld blocks of work in one call: expected at most %d; split the batch",
                 static_cast<long long>(units), INT32_MAX);
 }
 
@@ -71,10 +72,14 @@ innerq_status launch_attend(const AttendParams &params, void *stream) {
             return fail(INNERQ_CUDA_ERROR, "attend: clearing the workspace: %s", cudaGetErrorString(error));
     }
     switch (cache.head_dim) {
-        case 64: return launch_attend_for<64>(choice);
-        case 128: return launch_attend_for<128>(choice);
-        case 256: return launch_attend_for<256>(choice);
-        default: return fail(INNERQ_UNSUPPORTED, "attend: head_dim: expected 64, 128 or 256, got %d", cache.head_dim);
+        case 64:
+            return launch_attend_for<64>(choice);
+        case 128:
+            return launch_attend_for<128>(choice);
+        case 256:
+            return launch_attend_for<256>(choice);
+        default:
+            return fail(INNERQ_UNSUPPORTED, "attend: head_dim: expected 64, 128 or 256, got %d", cache.head_dim);
     }
 }
 

@@ -5,10 +5,10 @@
 // device. Softmax in fp32, weights and queries as fp16 operands.
 #pragma once
 
-#include "attend_merge.cuh"
-#include "attend_record.cuh"
-#include "attend_ring.cuh"
-#include "attend_window.cuh"
+#include "innerq/attend_merge.cuh"
+#include "innerq/attend_record.cuh"
+#include "innerq/attend_ring.cuh"
+#include "innerq/attend_window.cuh"
 
 namespace innerq::attend {
 
@@ -103,8 +103,8 @@ __device__ __forceinline__ void attend_piece(const Launch<KeyCodes, ValueCodes> 
         }
         if (!more) break;
         if (bf16) tokens.convert();
-        attend_window<kTiles>(launch.values, task, window, segment, tokens, raw, chunk * kWindowTokens, log2_scale, lane,
-                              state);
+        attend_window<kTiles>(launch.values, task, window, segment, tokens, raw, chunk * kWindowTokens, log2_scale,
+                              lane, state);
         chunk += team.size;
     } while (chunk < last_chunk);
 
@@ -151,7 +151,7 @@ __device__ __forceinline__ void merge_warps(const Output &output, const Cuts &cu
             if (row == nullptr) continue;
             unsigned left = run.members;
             Sum4 total;
-            total.add_all<4>(__popc(left), [&](int, float4 &x, float2 &weight) {
+            total.add_all<8>(__popc(left), [&](int, float4 &x, float2 &weight) {
                 const int slot = __ffs(left) - 1;
                 left &= left - 1;
                 x = *reinterpret_cast<const float4 *>(shared + plan.slot(warps, slot) +

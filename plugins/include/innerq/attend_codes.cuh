@@ -5,8 +5,8 @@
 // product of one part carries the same factor 2^-unit_exponent.
 #pragma once
 
-#include "attend_ptx.cuh"
-#include "layout.cuh"
+#include "innerq/attend_ptx.cuh"
+#include "innerq/layout.cuh"
 
 namespace innerq::attend {
 
@@ -44,10 +44,14 @@ __device__ __forceinline__ void with_bits(const Codes &codes, F &&f) {
         f(Bits<Codes::fixed_bits>{});
     } else {
         switch (codes.bits()) {
-            case 2: return f(Bits<2>{});
-            case 3: return f(Bits<3>{});
-            case 4: return f(Bits<4>{});
-            default: return f(Bits<8>{});
+            case 2:
+                return f(Bits<2>{});
+            case 3:
+                return f(Bits<3>{});
+            case 4:
+                return f(Bits<4>{});
+            default:
+                return f(Bits<8>{});
         }
     }
 }
@@ -93,8 +97,8 @@ __device__ __forceinline__ void unpack_tile(const uint32_t *words, uint32_t (&co
             const BitPlace place = bit_place(kBits, cls, sub, 0);
             const uint32_t mask = (((1u << kBits) - 1u) << position(kBits, cls, sub)) * 0x00010001u;
             if (kBits == 3 && place.bit == 15)  // the three spare bits, at positions 6, 7 and 8
-                codes[4 * cls + sub] = (shifted[0] & 0x00400040u) | (shifted[1] & 0x00800080u) |
-                                       ((shifted[2] << 1) & 0x01000100u);
+                codes[4 * cls + sub] =
+                    (shifted[0] & 0x00400040u) | (shifted[1] & 0x00800080u) | ((shifted[2] << 1) & 0x01000100u);
             else
                 codes[4 * cls + sub] = (place.bit >= 8 ? shifted[place.word] : words[place.word]) & mask;
         }

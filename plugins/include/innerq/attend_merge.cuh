@@ -5,8 +5,8 @@
 // has at most two that are not whole. The CTA that arrives last at a segment's counter adds up and writes the output.
 #pragma once
 
-#include "attend_softmax.cuh"
-#include "attend_walk.cuh"
+#include "innerq/attend_softmax.cuh"
+#include "innerq/attend_walk.cuh"
 
 namespace innerq::attend {
 
@@ -40,8 +40,8 @@ __device__ __forceinline__ float4 quad_of(const Softmax<kTiles> &state, int t, i
 
 // A segment that one warp saw from end to end.
 template <int kTiles>
-__device__ __forceinline__ void write_output(const Output &output, const Segment &segment,
-                                             const Softmax<kTiles> &state, int lane) {
+__device__ __forceinline__ void write_output(const Output &output, const Segment &segment, const Softmax<kTiles> &state,
+                                             int lane) {
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
         bool seen;
@@ -138,7 +138,7 @@ __device__ __forceinline__ void merge_parts(const Output &output, const Segment 
         uint16_t *row = output.row(segment, n, seen);
         if (row == nullptr) continue;
         Sum4 total;
-        total.add_all<8>(last - first + 1, [&](int i, float4 &x, float2 &weight) {
+        total.add_all<20>(last - first + 1, [&](int i, float4 &x, float2 &weight) {
             x = __ldcg(reinterpret_cast<const float4 *>(partials.out(first + i, i == 0)) + v);
             weight = __ldcg(partials.weights(first + i, i == 0) + n);
         });
@@ -177,7 +177,7 @@ struct Run {
 
 // The runs of a CTA, one after the other. Slots are in the order of the line of work, head before tail of each warp.
 class Runs {
-   public:
+  public:
     __device__ __forceinline__ Runs(const Segment *segments, int slots, int lane) : segments_(segments) {
         const Segment own = lane < slots ? segments[lane] : Segment{};
         const unsigned valid = __ballot_sync(0xffffffffu, lane < slots && own.units > 0);
@@ -198,7 +198,7 @@ class Runs {
         return true;
     }
 
-   private:
+  private:
     const Segment *segments_;
     unsigned valid_, leaders_;
 };

@@ -9,7 +9,7 @@
 
 #include <cstdint>
 
-#include "layout.cuh"
+#include "innerq/layout.cuh"
 
 namespace innerq::attend {
 

@@ -9,6 +9,7 @@
 
 namespace innerq::attend {
 
+// 1-D bulk copies and programmatic dependent launch.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 #define INNERQ_BULK_COPY 1
 #else
@@ -128,7 +129,7 @@ __device__ __forceinline__ uint64_t evict_first_policy() {
     return policy;
 }
 
-__device__ __forceinline__ uint64_t evict_normal_policy() {
+__device__ __forceinline__ uint64_t evict_unchanged_policy() {
     uint64_t policy;
     asm("createpolicy.fractional.L2::evict_unchanged.b64 %0, 1.0;" : "=l"(policy));
     return policy;
@@ -137,8 +138,8 @@ __device__ __forceinline__ uint64_t evict_normal_policy() {
 __device__ __forceinline__ void bulk_copy(uint32_t to, const void *from, uint32_t bytes, uint32_t barrier,
                                           uint64_t policy) {
     asm volatile(
-        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(
-            to),
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::
+            "r"(to),
         "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
         : "memory");
 }

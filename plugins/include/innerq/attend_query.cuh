@@ -1,8 +1,8 @@
 // Query rows as B operands, lambda folded in, for the quantised part.
 #pragma once
 
-#include "attend_codes.cuh"
-#include "attend_plan.cuh"
+#include "innerq/attend_codes.cuh"
+#include "innerq/attend_plan.cuh"
 
 namespace innerq::attend {
 
@@ -20,7 +20,8 @@ struct RawQuery {
 #pragma unroll
         for (int t = 0; t < kTiles; ++t) {
             lambda[t] = {0x3c003c00u, 0x3c003c00u, 0x3c003c00u, 0x3c003c00u};
-            if (lambda_row != nullptr) lambda[t] = __ldg(reinterpret_cast<const uint4 *>(lambda_row + 32 * t + 8 * quad));
+            if (lambda_row != nullptr)
+                lambda[t] = __ldg(reinterpret_cast<const uint4 *>(lambda_row + 32 * t + 8 * quad));
         }
     }
 
@@ -63,7 +64,7 @@ struct Query {
         }
     }
 
-   private:
+  private:
     static __device__ __forceinline__ uint32_t raise(half2 x, int exponent) {
         return exponent == 0 ? as_u32(x) : as_u32(__hmul2(x, __float2half2_rn(static_cast<float>(1 << exponent))));
     }

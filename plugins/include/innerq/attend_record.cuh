@@ -4,8 +4,8 @@
 // group of 32, in fp32. A stored code is offset; symmetric modes take the offset back as the initial accumulator.
 #pragma once
 
-#include "attend_query.cuh"
-#include "attend_softmax.cuh"
+#include "innerq/attend_query.cuh"
+#include "innerq/attend_softmax.cuh"
 
 namespace innerq::attend {
 
@@ -78,7 +78,7 @@ __device__ __forceinline__ void add_values(const Codes &codes, const char *recor
         for (int m = 0; m < 2; ++m) {
             float acc[4];
             mma(acc, a[2 * m], a[2 * m + 1], a[4 + 2 * m], a[5 + 2 * m], weights[0], weights[1],
-                Codes::offset_in_accumulator ? static_cast<const float(&)[4]>(total) : none);
+                Codes::offset_in_accumulator ? static_cast<const float (&)[4]>(total) : none);
             mma(acc, a[8 + 2 * m], a[9 + 2 * m], a[12 + 2 * m], a[13 + 2 * m], weights[2],
                 kBits == 3 && m == 1 ? other : weights[3], acc);
             const float2 scale2 = unpack_half2(scales[2 * t + m]);

@@ -4,8 +4,8 @@
 // plain copies on sm_75.
 #pragma once
 
-#include "attend_walk.cuh"
-#include "attend_ptx.cuh"
+#include "innerq/attend_ptx.cuh"
+#include "innerq/attend_walk.cuh"
 
 namespace innerq::attend {
 
@@ -13,13 +13,13 @@ inline constexpr int kStages = 2;
 
 // Records of one sequence and KV head: runs of neighbours, the whole cache or a page. Whole warps call this.
 class RecordSource {
-   public:
+  public:
     __device__ __forceinline__ RecordSource(const Task &task, const Segment &segment, int lane)
         : cache_(task.params.cache), by_page_(task.by_page), batch_(segment.batch), head_(segment.head), lane_(lane) {
         if (cache_.block_table != nullptr) return;
         run_end_ = cache_.capacity_blocks;
-        run_ = cache_.blocks + static_cast<int64_t>(batch_ * cache_.kv_heads + head_) * cache_.capacity_blocks *
-                                   cache_.record_bytes;
+        run_ = cache_.blocks +
+               static_cast<int64_t>(batch_ * cache_.kv_heads + head_) * cache_.capacity_blocks * cache_.record_bytes;
     }
 
     // Whether `count` records from `block` on are there, side by side.
@@ -31,11 +31,9 @@ class RecordSource {
         return run_ + static_cast<int64_t>(block - run_begin_) * cache_.record_bytes;
     }
     // The record of a block, or nullptr if the page is missing.
-    __device__ __forceinline__ const uint8_t *record(int block) {
-        return enter(block, 1) ? in_run(block) : nullptr;
-    }
+    __device__ __forceinline__ const uint8_t *record(int block) { return enter(block, 1) ? in_run(block) : nullptr; }
 
-   private:
+  private:
     // Keeps 32 entries of the block table, one a lane, so that a look-up seldom waits for memory.
     __device__ __forceinline__ void enter_page(int block) {
         if (cache_.block_table == nullptr) return;  // behind the end
@@ -63,15 +61,18 @@ class RecordSource {
 };
 
 class Ring {
-   public:
+  public:
     // memory: kStages * stage_bytes bytes, 16-byte aligned; barriers: kStages 8-byte words. Both this warp's own.
     // once: no other CTA reads the same records, so they need not stay in the L2 cache.
     __device__ __forceinline__ Ring(char *memory, uint64_t *barriers, int stage_bytes, int record_bytes, bool once,
                                     int lane)
-        : memory_(memory), barriers_(shared_address(barriers)), stage_bytes_(stage_bytes),
-          record_bytes_(record_bytes), lane_(lane) {
+        : memory_(memory),
+          barriers_(shared_address(barriers)),
+          stage_bytes_(stage_bytes),
+          record_bytes_(record_bytes),
+          lane_(lane) {
 #if INNERQ_BULK_COPY
-        policy_ = once ? evict_first_policy() : evict_normal_policy();
+        policy_ = once ? evict_first_policy() : evict_unchanged_policy();
         if (lane == 0) {
 #pragma unroll
             for (int s = 0; s < kStages; ++s) barrier_init(barriers_ + 8 * s);
@@ -126,7 +127,7 @@ class Ring {
         return missing;
     }
 
-   private:
+  private:
     __device__ __forceinline__ void begin(int stage, int bytes) {
 #if INNERQ_BULK_COPY
         if (lane_ == 0) barrier_expect(barriers_ + 8 * stage, bytes);

@@ -4,7 +4,7 @@
 // belongs to a query row is held alike by the 8 lanes of the same q.
 #pragma once
 
-#include "attend_codes.cuh"
+#include "innerq/attend_codes.cuh"
 
 namespace innerq::attend {
 
@@ -64,7 +64,8 @@ __device__ __forceinline__ void weights_of(const float (&scores)[kMatrices][2], 
 #pragma unroll
     for (int j = 1; j < kMatrices; ++j) highest = __hmax2(highest, as_half2(weights[j]));
     const half2 guard = as_half2(kGuard);
-    const bool beyond = __hgt(__low2half(highest), __low2half(guard)) || __hgt(__high2half(highest), __high2half(guard));
+    const bool beyond =
+        __hgt(__low2half(highest), __low2half(guard)) || __hgt(__high2half(highest), __high2half(guard));
     if (__builtin_expect(__any_sync(0xffffffffu, beyond), 0)) {
         float top[2] = {kNoMaximum, kNoMaximum};
 #pragma unroll

@@ -1,7 +1,7 @@
 // The line of segments as a warp walks it on the device (attend_plan.cuh says what a segment is).
 #pragma once
 
-#include "attend_plan.cuh"
+#include "innerq/attend_plan.cuh"
 #include "innerq/cache.cuh"
 
 namespace innerq::attend {
@@ -9,9 +9,9 @@ namespace innerq::attend {
 // What every kernel is told beside the codes.
 struct Task {
     AttendParams params;
-    int group;          // query heads per KV head
-    int row_chunks;     // chunks of 8 query rows per KV head
-    Divisor lines;      // kv_heads * row_chunks: segments of a sequence
+    int group;       // query heads per KV head
+    int row_chunks;  // chunks of 8 query rows per KV head
+    Divisor lines;   // kv_heads * row_chunks: segments of a sequence
     Divisor by_chunks, by_group, by_page, by_ring;
     unsigned *arrivals;  // [B, Hkv, row_chunks], zero before and after
     float *partials;     // [kMaxParts, 2] partials
@@ -52,7 +52,7 @@ struct Census {
 
 // Walks along the line of segments from a unit on. Whole warps.
 class SegmentWalk {
-   public:
+  public:
     Sequence sequence;
     Segment segment;
 
@@ -73,7 +73,7 @@ class SegmentWalk {
         place(start);
     }
 
-   private:
+  private:
     struct Found {
         int batch, before;  // units of one line of the sequences before
     };

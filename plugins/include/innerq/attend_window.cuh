@@ -4,9 +4,9 @@
 // reads 8 neighbouring channels of two keys, and 4 neighbouring channels of four values.
 #pragma once
 
-#include "attend_query.cuh"
-#include "attend_softmax.cuh"
-#include "attend_walk.cuh"
+#include "innerq/attend_query.cuh"
+#include "innerq/attend_softmax.cuh"
+#include "innerq/attend_walk.cuh"
 
 namespace innerq::attend {
 
@@ -18,7 +18,10 @@ struct Window {
     int sinks, older, last, turn;
 
     __device__ __forceinline__ Window(const Task &task, const Sequence &sequence, const Segment &segment)
-        : task(task), segment(segment), sinks(sequence.sinks), older(sequence.sinks + sequence.tail),
+        : task(task),
+          segment(segment),
+          sinks(sequence.sinks),
+          older(sequence.sinks + sequence.tail),
           last(older + sequence.fresh - 1) {
         const CacheParams &cache = task.params.cache;
 #pragma unroll
@@ -113,7 +116,8 @@ __device__ __forceinline__ void attend_window(const ValueCodes &codes, const Tas
                                               Softmax<kTiles> &state) {
     float scores[2][2];
     window_scores<kTiles>(chunk, raw, scores);
-    const float unit = power_of_two(-kWindowExponent - unit_exponent(codes.bits()));  // of the sums, in that of state.out
+    const float unit =
+        power_of_two(-kWindowExponent - unit_exponent(codes.bits()));  // of the sums, in that of state.out
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
         const int token = task.by_group.divide(segment.row_chunk * kRows + 2 * (lane & 3) + e);
