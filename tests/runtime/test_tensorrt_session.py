@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 
+from innerq_export.engine import read_manifest
+from innerq_export.engine.backend_record import record_of
+from innerq_export.engine.card import first_card
 from innerq_export.errors import ConfigError, EnvironmentMismatchError, OutOfMemoryError, UserError
+from innerq_export.runtime.plan import Plan
 from innerq_export.runtime.tensorrt import TensorRtSession, profile_for
 from tests.engine.toy import CACHE, VOCAB, toy_engine
 from tests.runtime import stand_in
@@ -147,3 +151,14 @@ def test_the_session_uses_only_what_tensorrt_and_rtx_have():
             own.add("active_optimization_profile")
         for module in real:
             assert own <= set(dir(getattr(module, name))), (module.__name__, name)
+
+
+def test_the_real_runtime_of_rtx_refuses_in_its_own_words_where_there_is_no_card(tmp_path):
+    """The path up to here is real: module, logger, runtime, the mapped plan. A card ends it otherwise."""
+    pytest.importorskip("tensorrt_rtx")
+    if first_card() is not None:
+        pytest.skip("there is a card")
+    folder = toy_engine(tmp_path / "engine", backend="tensorrt-rtx")
+    record = record_of(read_manifest(folder), "tensorrt-rtx", folder)
+    with pytest.raises(EnvironmentMismatchError, match=r"tensorrt_rtx 1\.7(.|\n)*deserializeCudaEngine"):
+        Plan(folder, record, "tensorrt-rtx")
