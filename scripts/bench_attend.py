@@ -1,8 +1,8 @@
-"""Developers' check and clock of innerq_attend, builds side by side: `bench_attend.py LIBRARY... [check] [time] [more]`.
+"""Check and clock of innerq_attend, builds side by side: `bench_attend.py LIBRARY... [check] [time] [more]`.
 
-check: random records (any bits are codes), lengths around every boundary, all modes, against fp64 from the index tables
-of spec/layout.py. time, more: shapes by "ev" (medians of event pairs, queue kept full, inputs and outputs rotated over at
-least 400 MB) and "graph" (launches replayed, rotated). Users run `innerq-export bench kernels`. Needs torch with CUDA.
+check: random records (any bits are codes), lengths around every boundary, all modes, against fp64 from the tables of
+spec/layout.py. time, more: "ev" (medians of event pairs, queue kept full, inputs and outputs rotated over 400 MB) and
+"graph" (launches replayed, rotated). Users run `innerq-export bench kernels`. Needs torch with CUDA.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DEVICE = "cuda"
 TOLERANCE = {
     False: 2e-3,
     True: 2e-3 + 2**-7 / 12**0.5,
-}  # bf16: and the rounding of the output just above a power of two
+}  # bf16: output rounding on top
 
 
 @dataclass(frozen=True)

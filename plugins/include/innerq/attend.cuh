@@ -33,7 +33,8 @@ struct SharedPlan {
     INNERQ_HD constexpr int arrival() const { return kMaxWarps * kStages * 8; }
     INNERQ_HD constexpr int segments() const { return (arrival() + static_cast<int>(sizeof(Arrival)) + 15) / 16 * 16; }
     INNERQ_HD constexpr int weights() const { return segments() + 2 * kMaxWarps * static_cast<int>(sizeof(Segment)); }
-    INNERQ_HD constexpr int heads() const { return weights() + 2 * kMaxWarps * kRows * 8; }
+    // Rings begin at whole 128-byte lines; where they lie in a line decides how fast copies are (docs/kernels-notes.md).
+    INNERQ_HD constexpr int heads() const { return (weights() + 2 * kMaxWarps * kRows * 8 + 127) / 128 * 128; }
     // Slot 2w: warp w's head partial. Slot 2w + 1: its ring, and its tail partial once the ring is done with.
     INNERQ_HD constexpr int slot(int warps, int slot) const {
         const int warp = slot / 2;
@@ -176,6 +177,7 @@ template <int kHeadDim, class KeyCodes, class ValueCodes>
 __global__ void __launch_bounds__(32 * kMaxWarps, 1)
     attend_kernel(const __grid_constant__ Launch<KeyCodes, ValueCodes> launch) {
     constexpr int kTiles = kHeadDim / 32;
+    static_assert(Slot8<kTiles>::kBytes % 128 == 0, "a ring would not begin at a line");
     extern __shared__ __align__(128) char shared[];
     const Task &task = launch.task;
     const int warps = blockDim.x / 32, lane = threadIdx.x % 32;

@@ -43,7 +43,7 @@ namespace innerq {
 inline constexpr int kGroup = 32;  // tokens of a block, and elements of a quantisation group
 inline constexpr int kLayoutVersion = 1;
 
-// Byte offsets of a record's parts; a part that the mode does not have has offset -1. bytes % 16 == 0.
+// Byte offsets of a record's parts; a part that the mode does not have has offset -1. bytes % 128 == 0.
 struct RecordLayout {
     int tiles, key_bits, value_bits;
     int key_codes, key_scales, value_codes, value_scales, value_zeros, key_zeros, bytes;
