@@ -125,10 +125,6 @@ class Call:
             new_length_B=self.fresh.data_ptr(), scale=0.0, workspace_is_clean=1,
         )  # fmt: skip
 
-    def launch(self, lib: Attend, stream: int | None = None) -> None:
-        """Launch into the current stream."""
-        lib(self, torch.cuda.current_stream().cuda_stream if stream is None else stream)
-
     @property
     def bytes(self) -> int:
         """Bytes that must move: records of the blocks seen, window, new tokens, queries, outputs."""
@@ -235,7 +231,7 @@ def error_of(lib: Attend, case: Case, only: list[tuple[int, int]] | None = None,
     """Launch once and return the largest relative L2 error of a (sequence, KV head)."""
     call = Call(case, seed)
     lib.prepare(call)
-    call.launch(lib)
+    lib(call, torch.cuda.current_stream().cuda_stream)
     torch.cuda.synchronize()
     assert not lib.counters(call).any(), "counters not left clean"
     worst = 0.0
@@ -398,7 +394,6 @@ if __name__ == "__main__":
     if "check" in sys.argv:
         for library in libraries:
             check(library)
-    if "time" in sys.argv:
-        clock(libraries, SHAPES)
-    if "more" in sys.argv:
-        clock(libraries, MORE)
+    for word, shapes in (("time", SHAPES), ("more", MORE)):
+        if word in sys.argv:
+            clock(libraries, shapes)
