@@ -33,8 +33,7 @@ struct SharedPlan {
     INNERQ_HD constexpr int arrival() const { return kMaxWarps * kStages * 8; }
     INNERQ_HD constexpr int segments() const { return (arrival() + static_cast<int>(sizeof(Arrival)) + 15) / 16 * 16; }
     INNERQ_HD constexpr int weights() const { return segments() + 2 * kMaxWarps * static_cast<int>(sizeof(Segment)); }
-    // Rings begin at whole 128-byte lines; where they lie in a line decides how fast copies are (docs/kernels-notes.md).
-    INNERQ_HD constexpr int heads() const { return (weights() + 2 * kMaxWarps * kRows * 8 + 127) / 128 * 128; }
+    INNERQ_HD constexpr int heads() const { return weights() + 2 * kMaxWarps * kRows * 8; }
     // Slot 2w: warp w's head partial. Slot 2w + 1: its ring, and its tail partial once the ring is done with.
     INNERQ_HD constexpr int slot(int warps, int slot) const {
         const int warp = slot / 2;
