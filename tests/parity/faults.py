@@ -45,7 +45,7 @@ def scales_swapped(model: onnx.ModelProto, manifest: Manifest) -> None:
     body = _function(model, "InnerQAppend")
     order = np.arange(manifest.model.head_dim)
     order[[3, 4]] = order[[4, 3]]
-    _before(body, _written_to(body, "past_value_scales"), 1, "Gather", order, axis=3)
+    _before(body, _written_to(body, "past_value_scales"), 2, "Gather", order, axis=3)
 
 
 def block_misplaced(model: onnx.ModelProto, manifest: Manifest) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import onnx_ir as ir
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from innerq_export.reference import append
@@ -17,6 +17,8 @@ from innerq_export.spec import BITS, KEY_NORMS, MODES, CacheConfig
 from tests.rewrite.one_layer import Tokens, assert_same_cache, one_layer, walk
 
 SMALL = CacheConfig(sink=3, recent=10)
+CONSTANT_KEYS_SEED = 30
+"""Groups of one value: hybrid scales of 0 whose sign says asymmetric."""
 CALLS = ([(40, 25), (1, 1), (7, 33), (1, 0), (64, 3), (31, 90)], [(1, 1)] * 3 + [(70, 0), (0, 70), (33, 32)])
 
 
@@ -45,8 +47,9 @@ def test_any_ragged_chunks(calls: list[tuple[int, int]], seed: int) -> None:
     walk(one_layer(SMALL), calls, capacity_blocks=16, seed=seed)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.sampled_from(MODES), st.integers(0, 2**30))
+@example("hybrid", CONSTANT_KEYS_SEED)
 def test_values_that_tie_vanish_or_overflow_nearly(mode: str, seed: int) -> None:
     """Few distinct values per group: ties, zeros of both signs, subnormals, the largest fp16."""
     layer = one_layer(SMALL.replace(key_mode=mode, value_mode=mode, key_norm="none"))

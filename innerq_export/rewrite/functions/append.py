@@ -51,7 +51,7 @@ def append_body(op: Any, inputs: list[ir.Value], config: CacheConfig) -> list[ir
 
 def _key_norm(op: Any, past_BHkvD: ir.Value, key_BHkvM32D: ir.Value, places: BlockPlaces) -> ir.Value:
     """Return lambda, fp32 of fp16 values: made from the keys that are due when a sequence gets its first blocks."""
-    largest = op.ReduceMax(op.Where(places.spread(places.due_BM, 5), op.Abs(key_BHkvM32D), 0.0), [2, 3], keepdims=0)
+    largest = op.ReduceMax(op.Where(places.spread(places.idle_BM, 5), 0.0, op.Abs(key_BHkvM32D)), [2, 3], keepdims=0)
     made = half_precision(op, op.Sqrt(largest))
     made = op.Where(op.Equal(made, 0.0), 1.0, made)
     return op.Where(op.Unsqueeze(places.first_B1, [2]), made, op.Cast(past_BHkvD, to=_FLOAT))

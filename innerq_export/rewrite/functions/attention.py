@@ -30,10 +30,11 @@ def attention_body(op: Any, inputs: list[ir.Value], config: CacheConfig, scale: 
     """Trace InnerQAttention: `inputs` in the order of the op table, logical layout; returns [B, Hq, S, D]."""
     query_BHqSD, key_BHkvSD, value_BHkvSD, past_length_B, new_length_B, window, key_norm_BHkvD, *blocks = inputs
     before_B1, after_B1 = lengths_before_after(op, past_length_B, new_length_B)
+    held_B1 = held_blocks(op, after_B1, config)
     if flavour == "matmul":
-        blocks = _held_alone(op, blocks, held_blocks(op, after_B1, config))
+        blocks = _held_alone(op, blocks, held_B1)
     new_1, blocks_1 = axis_size(op, key_BHkvSD, 2), axis_size(op, blocks[0], 2)
-    seen = visible_columns(op, before_B1, after_B1, new_1, blocks_1, config)
+    seen = visible_columns(op, before_B1, after_B1, held_B1, new_1, blocks_1, config)
 
     key_parts = 3 if has_zeros(config.key_mode) else 2
     head_dim = fixed_size(query_BHqSD, 3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from innerq_export.rewrite.functions.tokens import axis_size, count_up, held_blocks, newest_tokens
+from innerq_export.rewrite.functions.tokens import axis_size, count_up, newest_tokens
 from innerq_export.spec import GROUP_SIZE, CacheConfig
 
 if TYPE_CHECKING:
@@ -14,14 +14,20 @@ _INT64 = 7
 
 
 def visible_columns(
-    op: Any, before_B1: ir.Value, after_B1: ir.Value, new_1: ir.Value, capacity_1: ir.Value, config: CacheConfig
+    op: Any,
+    before_B1: ir.Value,
+    after_B1: ir.Value,
+    held_B1: ir.Value,
+    new_1: ir.Value,
+    blocks_1: ir.Value,
+    config: CacheConfig,
 ) -> ir.Value:
-    """Return bool [B, 1, s, NB * 32 + W + s]; `new_1` is s and `capacity_1` is NB, int64 [1] each.
+    """Return bool [B, 1, s, N * 32 + W + s]; `held_B1` is q(n) after the call, `new_1` s and `blocks_1` N, int64 [1].
 
     Every row sees at least its own token, padding too.
     """
-    quantised_B1 = op.Mul(held_blocks(op, after_B1, config), GROUP_SIZE)
-    column_C = count_up(op, op.Mul(capacity_1, GROUP_SIZE))
+    quantised_B1 = op.Mul(held_B1, GROUP_SIZE)
+    column_C = count_up(op, op.Mul(blocks_1, GROUP_SIZE))
     older_BC = op.Less(op.Add(column_C, config.sink), before_B1)
     in_block_BC = op.And(op.Less(column_C, quantised_B1), older_BC)
     past_BP = op.Concat(in_block_BC, _window_slots(op, before_B1, after_B1, quantised_B1, config), axis=1)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class BlockPlaces:
     """The M candidate blocks of each sequence; M = min(ceil(s / 32), NB) bounds what one call can move.
 
-    `rows_BT`: rows of their M * 32 tokens in `window ++ new tokens`; `due_BM`: whether the block is really moved;
+    `rows_BT`: rows of their M * 32 tokens in `window ++ new tokens`; `idle_BM`: whether the block stays where it is;
     `first_B1`: whether these are the sequence's first blocks.
     """
 
@@ -33,7 +33,7 @@ class BlockPlaces:
         held_B1, held_after_B1 = held_blocks(op, before_B1, config), held_blocks(op, after_B1, config)
         count_1 = op.Min(op.Div(op.Add(new_1, GROUP_SIZE - 1), GROUP_SIZE), capacity_1)
         block_BM = op.Add(held_B1, count_up(op, count_1))
-        self.due_BM = op.Less(block_BM, held_after_B1)
+        self.idle_BM = op.GreaterOrEqual(block_BM, held_after_B1)
         self.first_B1 = op.And(op.Equal(held_B1, 0), op.Greater(held_after_B1, 0))
         start_BM1 = op.Unsqueeze(op.Add(op.Mul(block_BM, GROUP_SIZE), config.sink), [2])
         token_BT = op.Reshape(op.Add(start_BM1, list(range(GROUP_SIZE))), [0, -1])
@@ -41,10 +41,14 @@ class BlockPlaces:
         self.index_BHkvM3 = self._index(key_BHkvSD, op.Mod(block_BM, capacity_1))
 
     def write(self, past: ir.Value, fresh: ir.Value) -> ir.Value:
-        """Return `past` [B, Hkv, NB, ...] with the due blocks of `fresh` [B, Hkv, M, ...] at their places."""
+        """Return `past` [B, Hkv, NB, ...] with the blocks of `fresh` [B, Hkv, M, ...] that are moved at their places.
+
+        `fresh` is the last operand of Where: a chosen -0 in the second comes out as 0 in ONNX Runtime (1.31, CPU), and
+        the sign of a hybrid scale of 0 is its flag.
+        """
         rank = past.shape.rank() if past.shape is not None else 0
         held = self.op.GatherND(past, self.index_BHkvM3)
-        kept = self.op.Where(self.spread(self.due_BM, rank), fresh, held)
+        kept = self.op.Where(self.spread(self.idle_BM, rank), held, fresh)
         return self.op.ScatterND(past, self.index_BHkvM3, kept)
 
     def spread(self, flag_BM: ir.Value, rank: int) -> ir.Value:
