@@ -9,9 +9,16 @@ from pathlib import Path
 
 import onnx_ir as ir
 import pytest
+import torch
 
 from innerq_export.artifacts import Graph
 from tests.models import tiny_llama
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tensors are tiny here: threads would only wait for each other."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

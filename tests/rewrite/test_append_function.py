@@ -26,7 +26,8 @@ CALLS = ([(40, 25), (1, 1), (7, 33), (1, 0), (64, 3), (31, 90)], [(1, 1)] * 3 + 
 @pytest.mark.parametrize("bits", BITS)
 def test_every_mode_and_width_of_code(mode: str, bits: int) -> None:
     config = SMALL.replace(key_bits=bits, value_bits=bits, key_mode=mode, value_mode=mode)
-    walk(one_layer(config), CALLS[bits % 2], seed=bits)
+    for calls in CALLS:
+        walk(one_layer(config), calls, seed=bits)
 
 
 @pytest.mark.parametrize("key_norm", KEY_NORMS)
@@ -41,13 +42,13 @@ def test_one_token_at_a_time_crosses_every_boundary(sink: int, recent: int, prom
     walk(one_layer(CacheConfig(sink=sink, recent=recent)), [(prompt, prompt), *single], capacity_blocks=3)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(st.tuples(st.integers(0, 80), st.integers(0, 80)), min_size=1, max_size=4), st.integers(0, 2**30))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.tuples(st.integers(0, 80), st.integers(0, 80)), min_size=1, max_size=6), st.integers(0, 2**30))
 def test_any_ragged_chunks(calls: list[tuple[int, int]], seed: int) -> None:
     walk(one_layer(SMALL), calls, capacity_blocks=16, seed=seed)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.sampled_from(MODES), st.integers(0, 2**30))
 @example("hybrid", CONSTANT_KEYS_SEED)
 def test_values_that_tie_vanish_or_overflow_nearly(mode: str, seed: int) -> None:
