@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import onnx_ir as ir
+import onnxruntime
 import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
@@ -48,6 +50,25 @@ def test_any_ragged_chunks(calls: list[tuple[int, int]], seed: int) -> None:
     walk(one_layer(SMALL), calls, capacity_blocks=16, seed=seed)
 
 
+CONFIGS = st.builds(
+    CacheConfig,
+    key_bits=st.sampled_from(BITS),
+    value_bits=st.sampled_from(BITS),
+    key_mode=st.sampled_from(MODES),
+    value_mode=st.sampled_from(MODES),
+    sink=st.integers(0, 40),
+    recent=st.integers(0, 40),
+    key_norm=st.sampled_from(KEY_NORMS),
+)
+
+
+@settings(max_examples=20, deadline=None)
+@given(CONFIGS, st.sampled_from([32, 64, 128]), st.integers(1, 3), st.integers(0, 2**30))
+def test_any_configuration(config: CacheConfig, head_dim: int, batch: int, seed: int) -> None:
+    lengths = np.random.default_rng(seed).integers(0, 60, (5, batch))
+    walk(one_layer(config, head_dim=head_dim), lengths.tolist(), capacity_blocks=10, seed=seed)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from(MODES), st.integers(0, 2**30))
 @example("hybrid", CONSTANT_KEYS_SEED)
@@ -63,6 +84,30 @@ def test_values_that_tie_vanish_or_overflow_nearly(mode: str, seed: int) -> None
     cache = layer.empty(2, 4)
     expected = append(cache, tokens.key, tokens.value, tokens.new_length_B)
     assert_same_cache(expected, layer.step(cache, tokens)[0], mode)
+
+
+def test_cache_tensors_may_be_updated_in_place() -> None:
+    """ONNX Runtime bound to the same memory for past and present gives what it gives with two copies."""
+    layer = one_layer(SMALL.replace(value_mode="hybrid"))
+    cache = layer.empty(2, 6)
+    memory = {"window": cache.window_B2HkvWD, "key_norm": cache.key_norm_BHkvD, **cache.blocks.tensors()}
+    values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(part.numpy().copy()) for name, part in memory.items()}
+    for index, new_length in enumerate([(60, 41), (1, 1), (1, 0), (33, 70), (1, 1)]):
+        tokens = Tokens(layer.geometry, max(new_length), new_length, index)
+        binding = layer.session.io_binding()
+        feeds = {"query": tokens.query, "key": tokens.key, "value": tokens.value}
+        feeds |= {"past_length": cache.length_B, "new_length": tokens.new_length_B}
+        for name, tensor in feeds.items():
+            binding.bind_cpu_input(name, tensor.numpy())
+        for name, value in values.items():
+            binding.bind_ortvalue_input(f"past_{name}", value)
+            binding.bind_ortvalue_output(f"present_{name}", value)
+        binding.bind_output("output")
+        layer.session.run_with_iobinding(binding)
+        cache = layer.step(cache, tokens)[0]
+        now = {"window": cache.window_B2HkvWD, "key_norm": cache.key_norm_BHkvD, **cache.blocks.tensors()}
+        for name, value in values.items():
+            assert np.array_equal(value.numpy(), now[name].numpy()), f"{name} after call {index}"
 
 
 @pytest.mark.parametrize("past", [0, 10_000, 2**31 - 64, -5])
