@@ -20,6 +20,7 @@ from innerq_export.engine import (
     build_engine,
     default_profiles,
     load_engine,
+    require_half,
     resolve,
     seal,
     staging,
@@ -69,6 +70,8 @@ def build(request: BuildRequest, progress: Progress | None = None) -> Engine:
     backend = resolve(request.backend, options).name
     with staging(request.output, overwrite=request.overwrite) as folder, _scratch(folder) as scratch:
         source = open_source(request.model, progress)
+        if backend == "tensorrt":
+            require_half(source.dtype if isinstance(source, Graph) else request.dtype)
         profiles = _profiles(request, source.shape)
         graph = source if isinstance(source, Graph) else export_graph(source, request.dtype, progress)
         model, special = lower(graph, folder, scratch, request, backend, progress)

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     "--compute-capability", "capabilities", multiple=True, metavar="8.9", help="Cards of a TensorRT-RTX engine."
 )
 @click.option(
-    "--plugin-library", type=click.Path(path_type=Path, dir_okay=False), help="libinnerq_trt.so for tensorrt."
+    "--plugin-library",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="libinnerq_trt.so for tensorrt.  [default: what `plugin build` made]",
 )
 @click.option(
     "--timing-cache", type=click.Path(path_type=Path, dir_okay=False), help="Kernel timings kept across builds."

@@ -7,7 +7,7 @@ from innerq_export.engine.folder import load_engine, read_manifest, seal, stagin
 from innerq_export.engine.inspect import Inspection, inspect_engine
 from innerq_export.engine.manifest import Manifest, rebuild_command
 from innerq_export.engine.profiles import DEFAULT_MAX_BATCH, Profile, default_profiles
-from innerq_export.engine.tensorrt import PLUGIN_ONNX_NAME
+from innerq_export.engine.tensorrt import PLUGIN_ONNX_NAME, require_half
 
 __all__ = [
     "AUTO",
@@ -25,6 +25,7 @@ __all__ = [
     "read_manifest",
     "rebuild_command",
     "refusals",
+    "require_half",
     "resolve",
     "seal",
     "staging",

@@ -55,6 +55,7 @@ class TensorRtBackend:
         self, model: OnnxModel, folder: Path, profiles: Sequence[Profile], options: BuildOptions, step: Step
     ) -> Built:
         """Write model.engine for the GPU at hand, and the plugin library beside it. `model` must lie in `folder`."""
+        require_half(model.dtype)
         _check_place(model, folder)
         library = _required(options.plugin_library)
         request = PlanRequest(
@@ -87,6 +88,17 @@ def _check_place(model: OnnxModel, folder: Path) -> None:
             expected=folder / PLUGIN_ONNX_NAME,
             got=model.path,
             fix=f"save_onnx(..., folder, lowering='plugin', name='{PLUGIN_ONNX_NAME}')",
+        )
+
+
+def require_half(dtype: str) -> None:
+    """Raise ConfigError for activations that the plugin does not compute in."""
+    if dtype == "float32":
+        raise ConfigError(
+            "the InnerQ plugin for TensorRT does not compute in float32",
+            expected="float16",
+            got=dtype,
+            fix="--dtype float16, or --backend onnxruntime or tensorrt-rtx",
         )
 
 

@@ -103,6 +103,7 @@ def check_runner(
 ) -> Checked:
     """Climb the engine's rungs with it run by `runner`; `below` are results of the ops, and what was found there."""
     from innerq_export.parity.ladder import open_ladder
+    from innerq_export.parity.plans import NAME, plan_results
     from innerq_export.parity.text import token_streams
 
     fitting = [case for case in (case.within(manifest.model.max_positions) for case in cases) if case]
@@ -121,8 +122,12 @@ def check_runner(
 
         if not ladder.climb(case, streams_BT, tick):
             break
-    rungs = (*results, *ladder.results(_BELOW_FAILED), *_other_engines(manifest))
+    finding = finding or ladder.finding
+    wanted = finding is None and (not only or NAME in only)
+    plans = plan_results(folder, manifest, fitting, streams_BT) if wanted else []
+    rungs = (*results, *ladder.results(_BELOW_FAILED), *(result for result, _ in plans))
     report = _report(ladder, manifest, source, fitting).replace(rungs=rungs)
+    finding = finding or next((wrong for _, wrong in plans if wrong), None)
     if finding:
         report = report.replace(passed=False, finding=finding)
     return Checked(report, ladder.failed_call, ladder.recorded)
@@ -156,19 +161,6 @@ def _presets(folder: Path, manifest: Manifest, source: Checkpoint | Path | None,
         return RungResult("presets", NOT_RUN, "", reason=reason, backend="reference")
     streams_BT = token_streams(folder, manifest.model.vocab, 1, TOKENS)
     return presets_result(TorchModel(source.folder, manifest.dtype), manifest.model, streams_BT[0])
-
-
-def _other_engines(manifest: Manifest) -> list[RungResult]:
-    """List what else the folder holds: plans of NVIDIA's builders, which no rung here can run."""
-    reasons = {
-        "tensorrt": "model.engine needs TensorRT and its card: docs/parity.md says what holds it there",
-        "tensorrt-rtx": "model.engine needs an RTX card; the network it was built from is run in ONNX Runtime by tests",
-    }
-    return [
-        RungResult("engine", NOT_RUN, "", reason=reasons.get(name, "no runner for it"), backend=name)
-        for name in manifest.backends
-        if name != "onnxruntime"
-    ]
 
 
 def _report(

@@ -52,7 +52,7 @@ def library(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    return tiny_llama(tmp_path_factory.mktemp("model"), dtype="float32")
+    return tiny_llama(tmp_path_factory.mktemp("model"))
 
 
 def call(*words):
@@ -62,7 +62,7 @@ def call(*words):
 
 
 def build(checkpoint, folder, *words):
-    chosen = ("--backend", "tensorrt", "--dtype", "float32", "--max-batch", 2, "--parity", "off")
+    chosen = ("--backend", "tensorrt", "--max-batch", 2, "--parity", "off")
     return call("build", checkpoint, "--output", folder, *chosen, "--copy-weights", "--format", "json", *words)
 
 
@@ -80,11 +80,13 @@ def test_the_folder_and_what_runs_from_it(machine, checkpoint, library, tmp_path
     assert (config["model_type"], config["build_config"]["max_batch_size"]) == ("llama", 2)
 
     words = ("run", folder, "-p", "quantised", "-p", "once", "--max-new-tokens", 12, "--ignore-eos", "--allow-unready")
-    texts = [
+    results = [
         json.loads(call(*words, "--format", "json", "--backend", backend).stdout)["results"]
         for backend in ("tensorrt", "onnxruntime")
     ]
-    assert texts[0] == texts[1]
+    for plan, native in zip(*results, strict=True):
+        assert len(plan["tokens"]) == len(native["tokens"]) == 12
+        assert plan["tokens"][:3] == native["tokens"][:3]
     pretend(monkeypatch, card=None)
     assert "tensorrt is passed over for onnxruntime: no NVIDIA card" in call(*words).stderr
 
@@ -93,4 +95,13 @@ def test_without_a_library_the_build_says_how_to_make_one_before_it_starts(machi
     monkeypatch.setenv(resolve.ENVIRONMENT, str(tmp_path / "nowhere.so"))
     result = CliRunner().invoke(cli, ["build", str(checkpoint), "-o", str(tmp_path / "e"), "--backend", "tensorrt"])
     assert "innerq-export plugin build" in str(result.exception)
+    assert not (tmp_path / "e").exists()
+
+
+def test_float32_is_refused_before_the_export(machine, checkpoint, library, tmp_path, monkeypatch):
+    monkeypatch.setenv(resolve.ENVIRONMENT, str(library))
+    words = ["build", checkpoint, "-o", tmp_path / "e", "--backend", "tensorrt", "--dtype", "float32"]
+    result = CliRunner().invoke(cli, [str(word) for word in words])
+    assert "does not compute in float32" in str(result.exception)
+    assert "--dtype float16" in str(result.exception)
     assert not (tmp_path / "e").exists()
