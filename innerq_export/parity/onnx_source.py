@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,9 +11,14 @@ from torch import Tensor
 
 from innerq_export.errors import UserError
 
+_PAST_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
 
 class OnnxSource:
-    """A plain decoder .onnx: `input_ids`, `position_ids`, maybe `attention_mask`, all [B, S], to `logits` [B, S, V]."""
+    """A decoder .onnx: `input_ids`, `position_ids`, maybe `attention_mask`, all [B, S], to `logits` [B, S, V].
+
+    A past of its own, [B, Hkv, T, D] with T open, is given empty.
+    """
 
     def __init__(self, path: Path, threads: int = 0):
         import onnxruntime
@@ -31,6 +37,7 @@ class OnnxSource:
             "position_ids": np.arange(len(ids_T), dtype=np.int64)[None],
             "attention_mask": np.ones_like(ids_1T),
         }
+        known |= {node.name: _no_past(node) for node in self._session.get_inputs() if _is_past(node)}
         wanted = [node.name for node in self._session.get_inputs()]
         if unknown := [name for name in wanted if name not in known]:
             raise UserError(
@@ -39,3 +46,13 @@ class OnnxSource:
         feeds = {name: known[name] for name in wanted}
         (logits_1TV,) = self._session.run(["logits"], feeds)
         return torch.from_numpy(logits_1TV[0].astype(np.float32))
+
+
+def _is_past(node: Any) -> bool:
+    """Whether an input holds keys or values of earlier tokens: fp, rank 4, heads and channels fixed, tokens open."""
+    fixed = [isinstance(size, int) for size in node.shape]
+    return node.type in _PAST_DTYPES and len(fixed) == 4 and fixed[1:] == [True, False, True]
+
+
+def _no_past(node: Any) -> np.ndarray:
+    return np.zeros((1, node.shape[1], 0, node.shape[3]), _PAST_DTYPES[node.type])
