@@ -20,12 +20,13 @@ from innerq_export.engine import (
     build_engine,
     default_profiles,
     load_engine,
+    read_manifest,
     require_half,
     resolve,
     seal,
     staging,
 )
-from innerq_export.errors import ParityError
+from innerq_export.errors import CheckpointError, ParityError
 from innerq_export.graph import export_graph, open_graph
 from innerq_export.integrations.resolve import candidates
 from innerq_export.onnx_io import MODEL_NAME, save_onnx, share_weights
@@ -85,6 +86,7 @@ def build(request: BuildRequest, progress: Progress | None = None) -> Engine:
             checkpoint=checkpoint,
             backend_model=special,
             options=options,
+            source="" if checkpoint else str(Path(request.model).absolute()),
         )
     if request.parity != "off":
         prove(request.output, checkpoint or Path(request.model), request.parity, progress)
@@ -147,18 +149,50 @@ def _rewritten(graph: Graph, request: BuildRequest, backend: str, progress: Prog
         return prepare_for_rtx(model) if backend == "tensorrt-rtx" else model
 
 
+def source_of(folder: Path, model: str | None = None, progress: Progress | None = None) -> Checkpoint | Path | None:
+    """Return what an engine folder was made from: `model`, else what its manifest names; None for an .onnx now gone."""
+    named = model or read_manifest(folder).source
+    if not named.endswith(".onnx"):
+        return open_checkpoint(named, progress or Silent())
+    path = Path(named)
+    if model and not path.is_file():
+        raise CheckpointError(f"there is no file {path}", fix="name the .onnx that the engine was built from")
+    return path if path.is_file() else None
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What parity may do besides: keep logits in `save`, hold them to `against`, cut a failing piece into `bisect`."""
+
+    save: Path | None = None
+    against: Path | None = None
+    bisect: Path | None = None
+
+
 def prove(
-    folder: Path, source: Checkpoint | Path | None, extent: str, progress: Progress | None = None
+    folder: Path,
+    source: Checkpoint | Path | None,
+    extent: str,
+    progress: Progress | None = None,
+    extras: Extras | None = None,
 ) -> ParityReport:
     """Run parity on an engine folder made from `source` (a checkpoint, an .onnx, or unknown) and keep the report there.
 
-    Sets `ready` if it passed; else raises ParityError.
+    Writes parity.json and its figures. Sets `ready` if it passed; else raises ParityError.
     """
-    from innerq_export.parity import REPORT_NAME, check_engine
+    from innerq_export.figures.parity import parity_figures
+    from innerq_export.parity import REPORT_NAME, bisect, look_closely, recording
 
-    report = check_engine(folder, source, extent=extent, progress=progress)
+    extras = extras or Extras()
+    expected = recording.load(extras.against) if extras.against else None
+    checked = look_closely(folder, source, extent=extent, progress=progress)
+    if extras.save:
+        recording.save(checked, extras.save)
+    report = recording.compared(checked, expected) if expected else checked.report
     (folder / REPORT_NAME).write_text(report.to_json(), encoding="utf-8")
+    parity_figures(report, folder)
     seal(folder, ready=report.passed, parity=report.summary)
     if not report.passed:
-        raise ParityError(f"parity failed: {folder} is not ready\n{report.text()}")
+        cut = f"\n{bisect.write_piece(folder, checked, source, extras.bisect)}" if extras.bisect else ""
+        raise ParityError(f"parity failed: {folder} is not ready\n{report.text()}{cut}")
     return report

@@ -6,28 +6,31 @@ from pathlib import Path
 
 import click
 
-from innerq_export.cli.output import RichProgress
+from innerq_export.cli.output import RichProgress, note
 from innerq_export.cli.params import FOLDER, format_option
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command(name="parity")
 @click.argument("engine", type=FOLDER)
-@click.option(
-    "--model", help="The checkpoint or .onnx it was built from.  [default: the checkpoint named in the manifest]"
-)
+@click.option("--model", help="The checkpoint or .onnx it was built from.  [default: the one that the manifest names]")
 @click.option("--full", is_flag=True, help="All cases, not only the fast subset.")
+@click.option("--save", type=_FILE, help="Keep the logits of every call in FILE, to compare on another machine.")
+@click.option("--against", type=_FILE, help="Compare with the logits that --save kept elsewhere.")
+@click.option("--bisect", type=FOLDER, help="Of a failing engine write the smallest failing piece into this folder.")
 @format_option
-def command(engine: Path, model: str | None, full: bool, form: str) -> None:
+def command(
+    engine: Path, model: str | None, full: bool, save: Path | None, against: Path | None, bisect: Path | None, form: str
+) -> None:
     """Check the engine folder ENGINE against the reference and PyTorch; sets or clears `ready` in its manifest."""
-    from innerq_export.checkpoint import open_checkpoint
-    from innerq_export.engine import read_manifest
-    from innerq_export.pipeline import prove
+    from innerq_export.pipeline import Extras, prove, source_of
 
-    named = model or read_manifest(engine).source
     progress = RichProgress()
-    from_onnx = Path(model) if model else None
-    source = from_onnx if named.endswith(".onnx") else open_checkpoint(named, progress)
-    report = prove(engine, source, "full" if full else "fast", progress)
+    extras = Extras(save=save, against=against, bisect=bisect)
+    report = prove(engine, source_of(engine, model, progress), "full" if full else "fast", progress, extras)
+    if save:
+        note(f"saved: {save}; on the other machine: innerq-export parity ENGINE --against {save.name}")
     if form == "json":
         click.echo(report.to_json(), nl=False)
     else:

@@ -36,12 +36,14 @@ def build_engine(
     checkpoint: Checkpoint | None = None,
     backend_model: OnnxModel | None = None,
     options: BuildOptions | None = None,
+    source: str = "",
 ) -> Engine:
     """Complete the folder in which `model` (native lowering) lies, and return it as an engine that is not ready yet.
 
     `backend`: a name of `BACKENDS` or 'auto'; `backend_model`: the same graph as that backend wants it (the plugin
     lowering in the folder too for 'tensorrt', inlined functions for 'tensorrt-rtx', anywhere), `model` by default;
-    `checkpoint`: gives tokenizer files, config.json and the name for the manifest.
+    `checkpoint`: gives tokenizer files, config.json and the name for the manifest; `source`: that name where
+    there is no checkpoint, the path of the user's .onnx.
     Use inside `folder.staging`, so that nothing half-built stays. Raises UserError and KeyboardInterrupt.
     """
     options, report = options or BuildOptions(), progress or Silent()
@@ -56,7 +58,7 @@ def build_engine(
     if chosen.name == "tensorrt":
         write_layout(folder, special, profiles)
     with report.stage("hashing the files") as step:
-        manifest = _manifest(model, folder, profiles, made, checkpoint, step)
+        manifest = _manifest(model, folder, profiles, made, checkpoint, source, step)
         manifest = manifest.replace(weights=_weights(folder, model, special))
         write_manifest(folder, manifest)
     return Engine(folder, manifest.to_dict())
@@ -125,13 +127,14 @@ def _manifest(
     profiles: Sequence[Profile],
     made: dict[str, Built],
     checkpoint: Checkpoint | None,
+    source: str,
     step: Step,
 ) -> Manifest:
     max_batch, max_context, _ = largest(profiles)
     return Manifest(
         tool_version=__version__,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        source=checkpoint.source if checkpoint else model.path.name,
+        source=checkpoint.source if checkpoint else source or model.path.name,
         source_digest=checkpoint.digest if checkpoint else model.digest,
         notes=checkpoint.notes if checkpoint else (),
         lowering=model.lowering,

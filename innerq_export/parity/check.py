@@ -12,14 +12,13 @@ from innerq_export.artifacts import Checkpoint
 from innerq_export.errors import UserError
 from innerq_export.parity.cases import Case, cases_for
 from innerq_export.parity.report import NOT_RUN, Finding, ParityReport, RungResult, versions_here
+from innerq_export.parity.tolerances import model_floor_db
 from innerq_export.progress import Progress, Silent, Step
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from innerq_export.engine.manifest import Manifest
     from innerq_export.parity.call import Call
-    from innerq_export.parity.ladder import Ladder
+    from innerq_export.parity.ladder import Ladder, Recorded
     from innerq_export.parity.observation import Runner
 
 REPORT_NAME = "parity.json"
@@ -30,11 +29,12 @@ _BELOW_FAILED = "a rung below it failed"
 
 @dataclass
 class Checked:
-    """A report, and for --save and --bisect what was seen: the call in which the finding was made."""
+    """A report, and for --save and --bisect what was seen: every call on the text, the one that failed; the floor."""
 
     report: ParityReport
+    floor_db: float
     call: Call | None = None
-    recorded: list[tuple[str, int, Tensor]] = field(default_factory=list)
+    recorded: list[Recorded] = field(default_factory=list)
 
 
 def check_engine(
@@ -130,7 +130,8 @@ def check_runner(
     finding = finding or next((wrong for _, wrong in plans if wrong), None)
     if finding:
         report = report.replace(passed=False, finding=finding)
-    return Checked(report, ladder.failed_call, ladder.recorded)
+    floor_db = model_floor_db(manifest.dtype, manifest.model.layers)
+    return Checked(report, floor_db, ladder.failed_call, ladder.recorded)
 
 
 def _check_ops(

@@ -32,6 +32,18 @@ from innerq_export.reference import Cache, empty_cache
 from innerq_export.spec import CacheConfig, blocks_of
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """One call for --save: its tokens, its logits, which sequences got tokens and which hold a block by now."""
+
+    case: str
+    index: int
+    ids_BS: Tensor
+    logits_BV: Tensor
+    active: tuple[int, ...]
+    quantised: tuple[bool, ...]
+
+
 def open_ladder(
     runner: Runner,
     manifest: Manifest,
@@ -66,7 +78,7 @@ def open_ladder(
 class Ladder:
     """Holds a runner to the rungs. For each rung `calls` counts what it has passed, `lacks` says what it misses.
 
-    `recorded`: (case, call, logits [B, V]) of every call; `failed_call`: where the finding was made.
+    `recorded`: every call on the text; `failed_call`: where the finding was made.
     """
 
     config: CacheConfig
@@ -81,7 +93,7 @@ class Ladder:
         self.lacks: dict[str, str] = {}
         self.finding: Finding | None = None
         self.failed_call: Call | None = None
-        self.recorded: list[tuple[str, int, Tensor]] = []
+        self.recorded: list[Recorded] = []
 
     def climb(self, case: Case, streams_BT: Tensor, tick: Callable[[], None]) -> bool:
         """Run one case on the first tokens of each stream; `tick` after each call. Return whether nothing was found."""
@@ -96,10 +108,13 @@ class Ladder:
             call = Call(case.name, index, ids_BS, past_B, new_B, seen, caches, self.model, chosen_B1 is None)
             if case.free:
                 chosen_B1 = seen.logits_BV.argmax(-1, keepdim=True)
-            self.recorded.append((case.name, index, seen.logits_BV))
             if not self._check(call):
                 self.failed_call = call
                 return False
+            if call.teacher_forced and not case.free:
+                quantised = tuple(call.after[0].blocks_held(b) > 0 for b in range(case.batch))
+                active = tuple(call.active)
+                self.recorded.append(Recorded(case.name, index, ids_BS, seen.logits_BV, active, quantised))
             caches, past_B = call.after, past_B + new_B
             tick()
         return True

@@ -20,7 +20,10 @@ CAPACITY_BLOCKS = 64
 
 
 class EmulatedRunner:
-    """Runs `model` with the reference's cache. `damage(layer, cache)` may spoil a cache after Append."""
+    """Runs `model` with the reference's cache. `damage(layer, cache)` may spoil a cache after Append.
+
+    `attention` stands in for the reference's `attend`.
+    """
 
     name = "emulated"
 
@@ -31,8 +34,10 @@ class EmulatedRunner:
         shape: ModelShape,
         dtype: str,
         damage: Callable[[int, Cache], Cache] = lambda layer, cache: cache,
+        attention: Callable[..., Tensor] = attend,
     ):
-        self._model, self._config, self._shape, self._damage = model, config, shape, damage
+        self._model, self._config, self._shape = model, config, shape
+        self._damage, self._attend = damage, attention
         self._dtype = getattr(torch, dtype)
 
     def start(self, batch: int) -> None:
@@ -48,7 +53,7 @@ class EmulatedRunner:
         def attention(layer: int, *states: Tensor, scale: float) -> Tensor:
             query, key, value = (state.to(self._dtype) for state in states)
             cache = self._damage(layer, append(self._caches[layer], key, value, new_length_B))
-            output = attend(cache, query, key, value, past_B, new_length_B, scale)
+            output = self._attend(cache, query, key, value, past_B, new_length_B, scale)
             self._caches[layer] = cache
             held = {"window": cache.window_B2HkvWD, "key_norm": cache.key_norm_BHkvD, **cache.blocks.tensors()}
             layers.append(LayerSeen(key, value, held, query, output, scale))
