@@ -9,6 +9,7 @@ from typing import Any
 
 from innerq_export.errors import EnvironmentMismatchError
 from innerq_export.spec import SPEC_VERSION
+from innerq_export.spec.ops import DOMAIN
 
 _FIX = "innerq-export plugin build"
 
@@ -63,8 +64,14 @@ def stamp_of(library: Path) -> Stamp:
 
 
 def register(trt: Any, library: Path) -> None:
-    """Load the library into the plugin registry of TensorRT module `trt`; never call it for tensorrt_rtx."""
-    if trt.get_plugin_registry().load_library(str(library)) is None:
+    """Load the library into the plugin registry of TensorRT module `trt`; never call it for tensorrt_rtx.
+
+    Once a process: the registry refuses a second library of the same creators (11.4), and any of this contract serves.
+    """
+    registry = trt.get_plugin_registry()
+    if any(getattr(creator, "plugin_namespace", "") == DOMAIN for creator in registry.all_creators):
+        return
+    if registry.load_library(str(library)) is None:
         raise EnvironmentMismatchError(
             f"TensorRT {trt.__version__} did not take {library}",
             expected="a library with getCreators and setLoggerFinder, built for this major version",

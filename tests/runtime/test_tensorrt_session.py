@@ -114,12 +114,22 @@ def test_a_cache_that_is_not_bound_as_the_plan_wants_it_is_refused_with_its_reas
         assert session.length_B.tolist() == [0]
 
 
-def test_the_plugin_is_registered_for_tensorrt_alone(folders, monkeypatch):
+def test_the_plugin_is_registered_once_and_for_tensorrt_alone(folders, monkeypatch):
     pretend(monkeypatch)
-    for name, loaded in (("tensorrt-rtx", []), ("tensorrt", [str(folders["tensorrt"] / PLUGIN["file"])])):
-        stand_in.LOADED.clear()
-        TensorRtSession(folders[name], backend=name)
-        assert loaded == stand_in.LOADED
+    stand_in.LOADED.clear()
+    TensorRtSession(folders["tensorrt-rtx"], backend="tensorrt-rtx")
+    assert stand_in.LOADED == []
+    for _ in range(2):
+        TensorRtSession(folders["tensorrt"])
+        assert [str(folders["tensorrt"] / PLUGIN["file"])] == stand_in.LOADED
+
+
+def test_a_library_that_the_registry_refuses_is_an_environment_error(folders, monkeypatch):
+    pretend(monkeypatch)
+    stand_in.LOADED.clear()
+    monkeypatch.setattr(stand_in.Registry, "load_library", lambda self, path: None)
+    with pytest.raises(EnvironmentMismatchError, match=r"did not take(.|\n)*innerq-export plugin build"):
+        TensorRtSession(folders["tensorrt"])
 
 
 def test_a_plan_that_tensorrt_refuses_is_an_environment_error(folders, tmp_path, monkeypatch):

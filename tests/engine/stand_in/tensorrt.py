@@ -13,6 +13,8 @@ loaded: list[str] = []
 
 
 class _Registry:
+    all_creators = ()
+
     def load_library(self, path):
         loaded.append(path)
         return None if "refused" in path else object()
