@@ -61,7 +61,7 @@ step engine-build "$INNERQ" build --model "$MODEL" --backend tensorrt --plugin-l
     --output "$engine" --overwrite
 step doctor-engine "$INNERQ" doctor "$engine" --bundle "$work/doctor.zip"
 step engine-parity "$INNERQ" parity "$engine"
-step engine-run "$INNERQ" run "$engine" --prompt "Once upon a time" --max-new-tokens 64
+step engine-run "$INNERQ" run "$engine" --backend tensorrt --prompt "Once upon a time" --max-new-tokens 64
 step example example
 step triton-repository "$INNERQ" triton "$engine" "$work/triton" --name engine
 if command -v tritonserver >/dev/null; then
