@@ -1,10 +1,13 @@
 """What several folders of tests share: one small decoder, exported once per run; and what was left out is said once."""
 
+import os
 from collections import Counter
 
 import pytest
 
 from tests.models import tiny_llama
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch loads: test processes share the cores already
 
 
 @pytest.fixture(scope="session")
