@@ -18,6 +18,7 @@ ALLOWED = {
     "errors": set(),
     "progress": set(),
     "reference": BASE,
+    "plan": BASE | {"checkpoint", "engine"},
     **{stage: BASE | set(FLOW[:position]) for position, stage in enumerate(FLOW)},
 }
 

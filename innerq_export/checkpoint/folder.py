@@ -42,7 +42,7 @@ def read_folder(folder: Path, step: Step, source: str | None = None, notes: tupl
     config = read_config(folder)
     check_support(config)
     config, window_notes = within_window(config)
-    tensors = _read_tensors(folder, step)
+    tensors = read_tensors(folder, step)
     return Checkpoint(
         source=source or str(folder),
         folder=folder,
@@ -54,7 +54,8 @@ def read_folder(folder: Path, step: Step, source: str | None = None, notes: tupl
     )
 
 
-def _read_tensors(folder: Path, step: Step) -> dict[str, TensorRef]:
+def read_tensors(folder: Path, step: Step) -> dict[str, TensorRef]:
+    """Return where every tensor of the folder lies, from headers and index alone. Raises CheckpointError."""
     if (folder / INDEX).exists():
         return _read_shards(folder, step)
     if os.path.lexists(folder / SINGLE):

@@ -31,10 +31,11 @@ def download(source: str) -> Path:
     try:
         return Path(snapshot_download(source, allow_patterns=[*PATTERNS, *TOKENIZER_PATTERNS]))
     except Exception as error:
-        raise _explain(source, error) from error
+        raise explain(source, error) from error
 
 
-def _explain(source: str, error: Exception) -> UserError:
+def explain(source: str, error: Exception) -> UserError:
+    """Return what to tell a user about an error of huggingface_hub."""
     from huggingface_hub import errors
 
     login = "accept the model's terms on its page, then run: hf auth login"

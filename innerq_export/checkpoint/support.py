@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from innerq_export.artifacts import ModelShape
@@ -34,18 +34,24 @@ Config = Mapping[str, Any]
 
 def check_support(config: Config) -> None:
     """Raise CheckpointError that names the first feature or the architecture of `config` this build cannot export."""
+    for refusal in refusals(config):
+        raise refusal
+
+
+def refusals(config: Config) -> Iterator[CheckpointError]:
+    """Yield an error for each feature, and for the architecture, of `config` that this build cannot export."""
     for feature, active, fix in _REFUSED:
         if active(config):
-            raise CheckpointError(f"this model uses {feature}, which this build does not support", fix=fix)
-    _check_architecture(config)
+            yield CheckpointError(f"this model uses {feature}, which this build does not support", fix=fix)
+    yield from _architecture(config)
 
 
-def _check_architecture(config: Config) -> None:
+def _architecture(config: Config) -> Iterator[CheckpointError]:
     named = config.get("architectures") or ["(none named)"]
     name = str(named[0] if isinstance(named, list) else named)[:200]
     if name not in ARCHITECTURES:
         expected = f"one of {', '.join(ARCHITECTURES)}"
-        raise CheckpointError(
+        yield CheckpointError(
             f"architecture {name} is not supported", expected=expected, got=name, fix=nearest(name, ARCHITECTURES)
         )
 

@@ -12,6 +12,7 @@ from innerq_export import __version__
 from innerq_export.errors import UserError, nearest
 
 COMMANDS = {
+    "plan": "Say what a build will take, from headers alone",
     "build": "Checkpoint to a checked engine folder",
     "run": "Generate text from an engine folder",
     "parity": "Prove that an engine says what PyTorch says",

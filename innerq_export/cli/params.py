@@ -45,13 +45,15 @@ def format_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def model_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add MODEL, positional or as --model; exactly one of the two must be given."""
+    """Add MODEL, positional or as --model; exactly one must be given, unless an eager option `planned` has a value."""
     command = click.option("--model", "named", is_eager=True, help="The same as MODEL.")(command)
     return click.argument("model", required=False, callback=_one_model)(command)
 
 
 def _one_model(ctx: click.Context, param: click.Parameter, value: str | None) -> str:
     named = ctx.params.pop("named", None)
+    if value is None and named is None and ctx.params.get("planned"):
+        return ""
     if (value is None) == (named is None):
         raise click.UsageError("give exactly one of MODEL and --model, for example: --model llama", ctx)
     return value or named

@@ -1,0 +1,73 @@
+"""How memory and disk of a build follow from sizes: constants fitted to measured builds (docs/plan.md has the figures).
+
+Every phase's peak is `fixed + per_layer x layers + per_weight x bytes of the engine's weights`, in resident bytes,
+pages of mapped weights included. Measured with torch 2.13, ONNX Runtime 1.31 and TensorRT-RTX 1.7.1 on x86-64 Linux.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from innerq_export.artifacts import TensorRef
+
+_MB = 1_000_000
+_KB = 1_000
+ITEM_BYTES = {"float16": 2, "float32": 4}
+SAFETENSORS_OF = {"float16": "F16", "float32": "F32"}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes: `fixed`, more per layer, and per byte of weights."""
+
+    fixed: float
+    per_layer: float
+    per_weight: float
+
+    def at(self, layers: int, weight_bytes: int) -> int:
+        """Return the bytes for a model of this size."""
+        return int(self.fixed + self.per_layer * layers + self.per_weight * weight_bytes)
+
+
+MEMORY = {
+    "export": Cost(448 * _MB, 3.6 * _MB, 0),
+    "write": Cost(454 * _MB, 4.4 * _MB, 0),
+    "onnxruntime": Cost(480 * _MB, 5.4 * _MB, 0),
+    "tensorrt-rtx": Cost(234 * _MB, 43.7 * _MB, 3.15),
+    "tensorrt": Cost(1500 * _MB, 43.7 * _MB, 3.15),
+    "hash": Cost(490 * _MB, 5.0 * _MB, 0),
+}
+"""Of this process; for NVIDIA's builders of their own process, beside which this one stays."""
+PARITY_SMALL = {"float16": Cost(565 * _MB, 5.0 * _MB, 9.6), "float32": Cost(565 * _MB, 5.0 * _MB, 5.1)}
+PARITY_LARGE = {"float16": Cost(520 * _MB, 5.0 * _MB, 5.1), "float32": Cost(520 * _MB, 5.0 * _MB, 4.0)}
+"""Parity opens a second session of an engine folder below SMALL_FOLDER_BYTES."""
+SMALL_FOLDER_BYTES = 200 << 20
+
+MODEL_FILE = Cost(49 * _KB, 9 * _KB, 0)
+PLAN_FILE = Cost(3.75 * _MB, 3.1 * _MB, 1.0)
+REPORT_BYTES = 40 * _KB
+"""manifest.json and parity.json."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Bytes of weights. `stored`: as they lie in the checkpoint; `engine`: in the engine's dtype, each tensor once;
+    `cast`: those of the latter that must be written anew.
+    """
+
+    stored: int
+    engine: int
+    cast: int
+
+
+def weights_of(tensors: Sequence[TensorRef], dtype: str) -> Weights:
+    """Return the sums over a checkpoint's tensors for an engine that computes in `dtype`."""
+    item, own = ITEM_BYTES[dtype], SAFETENSORS_OF[dtype]
+    sizes = [math.prod(ref.shape) * item for ref in tensors]
+    return Weights(
+        stored=sum(ref.nbytes for ref in tensors),
+        engine=sum(sizes),
+        cast=sum(size for size, ref in zip(sizes, tensors, strict=True) if ref.dtype != own),
+    )

@@ -1,0 +1,25 @@
+"""A cache folder of the tests' own: history is written there, the demo model is made there once."""
+
+import pytest
+
+from innerq_export.plan import Question, make_plan
+
+
+@pytest.fixture(scope="session")
+def cache_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(cache_folder, monkeypatch):
+    monkeypatch.setenv("INNERQ_EXPORT_CACHE", str(cache_folder))
+
+
+@pytest.fixture
+def plan(tmp_path):
+    """Plan a build of the demo model, or of another `model`, into a folder of this test."""
+
+    def make(model="llama", **choices):
+        return make_plan(Question(model=str(model), output=str(tmp_path / "engine"), **choices))
+
+    return make
