@@ -18,6 +18,7 @@ from innerq_export.plan.meter import Measured
 FILE_NAME = "builds.json"
 MOST_BUILDS = 100
 NVIDIA = ("tensorrt-rtx", "tensorrt")
+_NEAR = 8
 _BY_BYTES = ("download", "write", "hash", "parity")
 _PHASES = {
     "reading": "read",
@@ -83,15 +84,22 @@ def read_history() -> list[PastBuild]:
 def seconds_of(phase: str, weight_bytes: int, layers: int, history: Sequence[PastBuild]) -> float | None:
     """Return what `phase` should take, from the past build nearest in size (the latest of equals); None without one.
 
-    Scaled by bytes where bytes are the work, else by layers.
+    Scaled by bytes where bytes are the work, else by layers. Only tracing, which reads no weights, is foreseen from a
+    build more than 8 times smaller or larger.
     """
     known = [build for build in reversed(history) if phase in build.seconds]
+    if phase != "export":
+        known = [build for build in known if _near(build.weight_bytes, weight_bytes)]
     if not known:
         return None
     nearest = min(known, key=lambda build: abs(math.log((build.weight_bytes + 1) / (weight_bytes + 1))))
     by_bytes = phase in _BY_BYTES and nearest.weight_bytes > 0
     factor = weight_bytes / nearest.weight_bytes if by_bytes else layers / max(1, nearest.layers)
     return nearest.seconds[phase] * factor
+
+
+def _near(one: int, other: int) -> bool:
+    return max(one, other) <= _NEAR * min(one, other)
 
 
 def _write(path: Path, value: Any) -> None:

@@ -48,11 +48,11 @@ def model_problems(headers: Headers) -> Iterator[Problem]:
 
 
 def memory_problems(phases: Sequence[Phase], available: int | None) -> Iterator[Problem]:
-    """Yield the phase that needs most when it needs more than the `available` bytes of main memory."""
-    worst = max(phases, key=lambda phase: phase.memory)
-    if available is not None and worst.memory > available:
-        text = f"phase '{worst.name}' needs {worst.memory:,} bytes of main memory, {available:,} are available"
-        yield Problem(MEMORY_CODE, text, _smaller(worst.name))
+    """Yield each phase that needs more than the `available` bytes of main memory."""
+    for phase in phases:
+        if available is not None and phase.memory > available:
+            text = f"phase '{phase.name}' needs {phase.memory:,} bytes of main memory, {available:,} are available"
+            yield Problem(MEMORY_CODE, text, _smaller(phase.name))
 
 
 def disk_problems(phases: Sequence[Phase], headers: Headers, output: Path) -> Iterator[Problem]:

@@ -59,6 +59,8 @@ def test_seconds_scale_from_the_nearest_size_by_what_the_work_is():
     assert seconds_of("export", 2_000_000, 20, past) == 60.0
     assert seconds_of("export", 1_100, 8, past) == 2.0
     assert seconds_of("write", 2_000_000, 20, past) == 10.0
+    assert seconds_of("export", 8_000_001, 20, past) == 60.0
+    assert seconds_of("write", 8_000_001, 20, past) is None
     assert seconds_of("parity", 2_000_000, 20, past) is None
 
 

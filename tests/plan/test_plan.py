@@ -105,7 +105,7 @@ def test_models_that_cannot_be_planned(plan, tmp_path):
         plan("decoder.onnx")
 
 
-def test_lack_of_memory_is_foreseen_with_the_phase_that_needs_most(plan, monkeypatch):
+def test_lack_of_memory_is_foreseen_with_every_phase_that_needs_more(plan, monkeypatch):
     needs = {phase.name: phase.memory for phase in plan(backend="onnxruntime").phases}
     worst = max(needs.values())
     monkeypatch.setattr(plan_module, "available_memory", lambda: worst)
@@ -116,6 +116,8 @@ def test_lack_of_memory_is_foreseen_with_the_phase_that_needs_most(plan, monkeyp
     with pytest.raises(OutOfMemoryError, match="'parity' needs"):
         check_plan(refused)
     check_plan(refused, ignore_memory=True)
+    monkeypatch.setattr(plan_module, "available_memory", lambda: 0)
+    assert len(texts(plan(backend="onnxruntime"), 5)) == len(needs)
 
 
 def test_lack_of_disk_is_foreseen(plan, monkeypatch):
