@@ -24,21 +24,25 @@ class FullPrecisionRung:
         self._worst, self._compared = float("inf"), 0
 
     def lacks(self, call: Call) -> str:
-        """The source's logits."""
-        return lacks_text(call, self._logits_BTV)
+        """The source's logits, and a sequence that holds no block."""
+        if reason := lacks_text(call, self._logits_BTV):
+            return reason
+        return "" if self._unquantised(call) else "every call is past the first block"
 
     def check(self, call: Call) -> Finding | None:
         """Compare the sequences that got tokens and hold no block."""
         assert self._logits_BTV is not None
-        for b in call.active:
-            if call.after[0].blocks_held(b):
-                continue
+        for b in self._unquantised(call):
             token = int(call.past_length_B[b] + call.new_length_B[b]) - 1
             level = decibels(self._logits_BTV[b, token], call.seen.logits_BV[b]).item()
             self._worst, self._compared = min(self._worst, level), self._compared + 1
             if level < self._floor:
                 return self._finding(call, b, token, level)
         return None
+
+    def _unquantised(self, call: Call) -> list[int]:
+        """Return the sequences that got tokens and hold no block."""
+        return [b for b in call.active if not call.after[0].blocks_held(b)]
 
     def figures(self) -> dict[str, float]:
         """Return the worst dB, and over how many logits."""
