@@ -10,6 +10,14 @@ from tests.models import tiny_llama
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch loads: test processes share the cores already
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """The demo model and the history of builds of these tests, not the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INNERQ_EXPORT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory):
     """A checkpoint of tests.models.TINY: 2 layers, 4/2 heads of 64, context 512, byte-level tokenizer."""
