@@ -42,6 +42,18 @@ def tiny_engine(tiny_checkpoint, tiny_graph, tmp_path_factory):
     return engine_of(tiny_checkpoint, tiny_graph, tmp_path_factory.mktemp("tiny") / "engine")
 
 
+def pytest_collection_modifyitems(items):
+    """Skip what is marked gpu where there is no card."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA card"))
+
+
 def pytest_terminal_summary(terminalreporter):
     """Write a line for every reason to skip, with the number of tests."""
     reasons = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", []))

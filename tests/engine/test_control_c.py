@@ -47,6 +47,7 @@ def test_control_c_ends_the_build_and_leaves_nothing(tmp_path):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is started with it ignored
     with staging(Path(sys.argv[1])) as place:
         toy, profiles = toy_onnx(place / "model.onnx"), default_profiles(SHAPE, CACHE, 2, 256)
         build_engine(toy, place, "tensorrt-rtx", profiles, SlowProgress())
