@@ -40,7 +40,10 @@ def test_timings_are_kept_and_those_of_another_card_dropped(tmp_path, before, af
     assert [file.name for file in path.parent.iterdir()] == ["timings"]
 
 
-def test_without_a_path_nothing_happens():
-    timings = TimingCache(None)
-    timings.attach(None)
+def test_without_a_path_nothing_is_attached_or_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config, timings = Config(), TimingCache(None)
+    timings.attach(config)
     timings.save()
+    assert not hasattr(config, "cache")
+    assert list(tmp_path.iterdir()) == []
