@@ -43,7 +43,7 @@ class CastTensor(ir.LazyTensor):
                 part = raw[: self.ref.nbytes - start]
                 if stream.readinto(part.data) != part.size:
                     raise CheckpointError(f"{self.ref.file}: truncated inside tensor '{self.ref.name}'")
-                values = part.view(source)
+                values = self._adjusted(part.view(source), start // source.itemsize)
                 self._cast(values, result[: values.size])
                 yield result[: values.size]
 
@@ -51,6 +51,10 @@ class CastTensor(ir.LazyTensor):
         """Write the little-endian bytes to `file`, chunk by chunk."""
         for chunk in self.chunks():
             file.write(chunk.view(np.uint8).data)
+
+    def _adjusted(self, values: np.ndarray, start: int) -> np.ndarray:
+        """Return what is cast in the place of `values`, the items of the tensor from `start` on."""
+        return values
 
     def _whole(self) -> ir.Tensor:
         result = np.empty(self.ref.shape, TARGET_DTYPES[self.dtype])
