@@ -1,0 +1,1 @@
+"""Fidelity: what the compression of the cache costs a model's text."""
