@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from innerq_export.engine import (
     BACKENDS,
     PLUGIN_ONNX_NAME,
     BuildOptions,
+    BuildRequest,
     Profile,
     build_engine,
     default_profiles,
@@ -32,36 +33,11 @@ from innerq_export.integrations.resolve import candidates
 from innerq_export.onnx_io import MODEL_NAME, save_onnx, share_weights
 from innerq_export.progress import Progress, Silent
 from innerq_export.rewrite import prepare_for_rtx, rewrite
-from innerq_export.spec import CacheConfig
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from innerq_export.parity.report import ParityReport
-
-_USUAL_CONTEXT = 8192
-
-
-@dataclass(frozen=True)
-class BuildRequest:
-    """What a user asks for.
-
-    `model`: `llama`, a Hugging Face folder, a hub id or an .onnx file; `max_context`: tokens, None is what the model
-    was trained for, at most 8192; `parity`: fast, full or off (then the engine is not ready).
-    """
-
-    model: str
-    output: Path
-    cache: CacheConfig = field(default_factory=CacheConfig)
-    backend: str = "auto"
-    dtype: str = "float16"
-    max_batch: int = 8
-    max_context: int | None = None
-    logits: str = "last"
-    parity: str = "fast"
-    copy_weights: bool = False
-    overwrite: bool = False
-    options: BuildOptions = field(default_factory=BuildOptions)
 
 
 def build(request: BuildRequest, progress: Progress | None = None) -> Engine:
@@ -99,8 +75,7 @@ def open_source(model: str, progress: Progress) -> Checkpoint | Graph:
 
 
 def _profiles(request: BuildRequest, shape: ModelShape) -> tuple[Profile, Profile]:
-    context = request.max_context or min(_USUAL_CONTEXT, shape.max_positions)
-    return default_profiles(shape, request.cache, request.max_batch, context)
+    return default_profiles(shape, request.cache, request.max_batch, request.context(shape))
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from innerq_export.cli.output import note, print_json, print_table
-from innerq_export.cli.params import FOLDER, SIZE, cache_config, cache_options, format_option, model_option
+from innerq_export.cli.params import SIZE, format_option
+from innerq_export.cli.request import request_of, request_options
 
 if TYPE_CHECKING:
     from innerq_export.plan import Plan
@@ -18,22 +19,12 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command(name="plan")
-@model_option
+@request_options
 @click.option("--card", metavar="NAME", help="Card to run on: h200, h100, rtx-4090, ...  [default: this machine's]")
 @click.option("--memory", type=SIZE, help="GPU memory that may be used, e.g. 24G.  [default: all of the card's]")
-@click.option("--output", "-o", type=FOLDER, help="Engine folder to make.  [default: engines/NAME]")
-@cache_options
-@click.option("--backend", default="auto", show_default=True, help="auto, onnxruntime, tensorrt-rtx or tensorrt.")
-@click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True)
-@click.option("--max-batch", type=SIZE, default=8, show_default=True)
-@click.option("--max-context", type=SIZE, help="Tokens of a sequence, e.g. 32K.  [default: the model's, up to 8K]")
-@click.option("--logits", type=click.Choice(["last", "all"]), default="last", show_default=True)
-@click.option("--parity", type=click.Choice(["fast", "full", "off"]), default="fast", show_default=True)
-@click.option("--compute-capability", "capabilities", multiple=True, metavar="8.9")
-@click.option("--copy-weights", is_flag=True, help="Plan for a folder that holds copies instead of links.")
 @click.option("--save", type=_FILE, help="Also write plan.json, for `innerq-export build --plan`.")
 @format_option
-def command(model: str, save: Path | None, form: str, **choices: Any) -> int:
+def command(card: str | None, memory: int | None, save: Path | None, form: str, **choices: Any) -> int:
     """Say what building MODEL takes: memory, disk, time, KV bytes, the longest context, and every incompatibility.
 
     Reads config.json and safetensors headers only, also of a model on the hub. The exit code is the build's: 0 when
@@ -41,7 +32,7 @@ def command(model: str, save: Path | None, form: str, **choices: Any) -> int:
     """
     from innerq_export.plan import make_plan
 
-    plan = make_plan(_question(model=model, **choices))
+    plan = make_plan(request_of(**choices), card, memory)
     if save is not None:
         save.write_text(plan.to_json(), encoding="utf-8")
     if form == "json":
@@ -51,25 +42,10 @@ def command(model: str, save: Path | None, form: str, **choices: Any) -> int:
     return plan.exit_code
 
 
-def _question(
-    model: str,
-    output: Path | None,
-    preset: str,
-    fields: tuple[str, ...],
-    capabilities: tuple[str, ...],
-    **choices: Any,
-) -> Any:
-    from innerq_export.plan import Question
-
-    folder = output or Path("engines") / Path(model).stem
-    cache = cache_config(preset, fields)
-    return Question(model=model, output=str(folder), cache=cache, compute_capabilities=capabilities, **choices)
-
-
 def _print(plan: Plan) -> None:
     for line in plan.notes:
         note(f"note: {line}")
-    asked = plan.question
+    asked = plan.request
     print_table(
         f"{asked.model} for {asked.backend}, {asked.max_batch} sequences of {asked.max_context} tokens", _rows(plan)
     )
@@ -92,7 +68,7 @@ def _rows(plan: Plan) -> dict[str, str]:
         f"window {_size(gpu.window)}, workspace {_size(gpu.workspace)} (estimated)",
     }
     if kv.backend != kv.packed:
-        rows["KV per token"] += f"; as {plan.question.backend} lays it out {kv.backend:,.0f}"
+        rows["KV per token"] += f"; as {plan.request.backend} lays it out {kv.backend:,.0f}"
     if plan.fit:
         rows["fits"] = _fit(plan.fit, plan)
     if plan.available_memory is not None:
@@ -101,7 +77,7 @@ def _rows(plan: Plan) -> dict[str, str]:
 
 
 def _fit(fit: Fit, plan: Plan) -> str:
-    asked = plan.question
+    asked = plan.request
     return (
         f"{fit.name or 'card'} with {_size(fit.memory)}: up to {fit.longest_context:,} tokens at batch "
         f"{asked.max_batch}, up to batch {fit.largest_batch:,} at {asked.max_context:,} tokens"

@@ -7,6 +7,7 @@ from innerq_export.engine.folder import load_engine, read_manifest, seal, stagin
 from innerq_export.engine.inspect import Inspection, inspect_engine
 from innerq_export.engine.manifest import Manifest, rebuild_command
 from innerq_export.engine.profiles import DEFAULT_MAX_BATCH, Profile, default_profiles
+from innerq_export.engine.request import BuildRequest
 from innerq_export.engine.tensorrt import PLUGIN_ONNX_NAME, require_half
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "DEFAULT_MAX_BATCH",
     "PLUGIN_ONNX_NAME",
     "BuildOptions",
+    "BuildRequest",
     "Inspection",
     "Manifest",
     "Profile",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from innerq_export.errors import nearest
 
 
 def decode(hint: Any, value: Any, path: str = "") -> Any:
-    """Return `value` as type `hint`: a dataclass, Mapping, tuple, X | None, Any, or a plain JSON type.
+    """Return `value` as type `hint`: a dataclass, Mapping, tuple, X | None, Path, Any, or a plain JSON type.
 
     Raises ValueError that begins with the path of what does not fit, such as 'model.layers'.
     """
@@ -19,6 +20,8 @@ def decode(hint: Any, value: Any, path: str = "") -> Any:
         return value
     if dataclasses.is_dataclass(hint):
         return _dataclass(hint, value, path)
+    if hint is Path:
+        return Path(_of(str, value, path))
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return None if value is None else decode(arguments[0], value, path)

@@ -4,6 +4,5 @@ from innerq_export.plan.guard import check_plan
 from innerq_export.plan.history import record_build
 from innerq_export.plan.meter import Meter
 from innerq_export.plan.plan import Plan, make_plan
-from innerq_export.plan.question import Question
 
-__all__ = ["Meter", "Plan", "Question", "check_plan", "make_plan", "record_build"]
+__all__ = ["Meter", "Plan", "check_plan", "make_plan", "record_build"]

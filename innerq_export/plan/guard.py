@@ -14,7 +14,7 @@ def check_plan(plan: Plan, saved: Plan | None = None, *, ignore_memory: bool = F
     """
     if saved is not None and saved.digest != plan.digest:
         raise ConfigError(
-            f"{plan.question.model} is no longer the model that was planned",
+            f"{plan.request.model} is no longer the model that was planned",
             expected=f"headers with digest {saved.digest[:16]}",
             got=plan.digest[:16],
             fix="plan it again: innerq-export plan MODEL --save FILE",

@@ -1,14 +1,13 @@
-"""`make_plan`: the question answered, from headers alone."""
+"""`make_plan`: what a request will take, from headers alone."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from innerq_export.engine import BuildOptions, default_profiles, resolve
+from innerq_export.engine import BuildOptions, BuildRequest, default_profiles, resolve
 from innerq_export.engine.strict import decode
 from innerq_export.errors import ConfigError, OutOfMemoryError, UserError
 from innerq_export.plan.cards import GpuCard, find_card
@@ -26,12 +25,10 @@ from innerq_export.plan.problems import (
     model_problems,
     of_error,
 )
-from innerq_export.plan.question import Question
 from innerq_export.plan.stages import Phase, phases_of
 from innerq_export.spec import GROUP_SIZE, fp16_kv_bytes_per_token, kv_bytes_per_token
 
-SCHEMA = 1
-_USUAL_CONTEXT = 8192
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class Kv:
 
 @dataclass(frozen=True)
 class Fit:
-    """The engine on a card with `memory` bytes: what it takes, the longest context at the question's batch, and the
+    """The engine on a card with `memory` bytes: what it takes, the longest context at the request's batch, and the
     largest batch at its context. `name` is None where only memory was given.
     """
 
@@ -61,12 +58,13 @@ class Fit:
 
 @dataclass(frozen=True)
 class Plan:
-    """The answer. `question` has backend and context decided; `digest` is that of the headers it was made from.
+    """The answer. `request` has backend and context decided; `digest` is that of the headers it was made from;
+    `card` and `memory` are what `make_plan` was given.
 
     `engine_bytes`: what the engine folder adds to the disk, `weight_bytes`: of the weights in the engine's dtype.
     """
 
-    question: Question
+    request: BuildRequest
     digest: str
     notes: tuple[str, ...]
     layers: int
@@ -79,6 +77,8 @@ class Plan:
     needed: GpuMemory
     fit: Fit | None
     problems: tuple[Problem, ...]
+    card: str | None = None
+    memory: int | None = None
     schema: int = SCHEMA
 
     @property
@@ -88,7 +88,7 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; `from_json` gives back an equal plan."""
-        return json.loads(json.dumps(asdict(self)))
+        return json.loads(json.dumps(asdict(self), default=str))
 
     def to_json(self) -> str:
         """Return the text of plan.json."""
@@ -104,28 +104,31 @@ class Plan:
             raise ConfigError(f"{where} is no plan", got=str(error).splitlines()[0], fix=fix) from error
 
 
-def make_plan(question: Question) -> Plan:
-    """Return what building `question` will take. No weight is read.
+def make_plan(request: BuildRequest, card: str | None = None, memory: int | None = None) -> Plan:
+    """Return what building `request` will take. No weight is read.
+
+    `card`: a name of `CARDS` that the engine shall run on, None for this machine's; `memory`: bytes of GPU memory that
+    may be used, instead of all that the card has.
 
     Raises UserError for a model that cannot be found or read and for an unknown card; all else is in `problems`.
     """
-    card = find_card(question.card)
-    headers = read_headers(question.model)
-    decided, found = _decide(question, headers)
+    chosen = find_card(card)
+    headers = read_headers(request.model)
+    decided, found = _decide(request, headers)
     phases = phases_of(headers, decided, decided.backend, read_history())
     available = available_memory()
     model = _gpu_model(headers, decided)
-    fit = _fit(model, decided, card)
+    fit = _fit(model, decided, chosen, memory)
     problems = [
         *model_problems(headers),
         *found,
-        *card_problems(decided, decided.backend, card),
-        *disk_problems(phases, headers, Path(decided.output)),
+        *card_problems(decided, decided.backend, chosen),
+        *disk_problems(phases, headers, decided.output),
         *memory_problems(phases, available),
         *_fit_problems(fit, decided),
     ]
     return Plan(
-        question=decided,
+        request=decided,
         digest=headers.digest,
         notes=headers.notes,
         layers=headers.shape.layers,
@@ -138,54 +141,56 @@ def make_plan(question: Question) -> Plan:
         needed=model.at(decided.max_batch, decided.max_context or 1),
         fit=fit,
         problems=tuple(problems),
+        card=card,
+        memory=memory,
     )
 
 
-def _decide(question: Question, headers: Headers) -> tuple[Question, list[Problem]]:
-    """Return the question with backend and context chosen as `build` chooses them, and why it would refuse them."""
+def _decide(request: BuildRequest, headers: Headers) -> tuple[BuildRequest, list[Problem]]:
+    """Return the request with backend and context chosen as `build` chooses them, and why it would refuse them."""
     shape, problems = headers.shape, []
-    context = question.max_context or min(_USUAL_CONTEXT, shape.max_positions)
-    backend = question.backend
+    context = request.context(shape)
+    backend = request.backend
     try:
-        backend = resolve(question.backend, BuildOptions(question.compute_capabilities)).name
+        backend = resolve(request.backend, BuildOptions(request.options.compute_capabilities)).name
     except UserError as error:
         problems.append(of_error(error))
     try:
-        default_profiles(shape, question.cache, question.max_batch, context)
+        default_profiles(shape, request.cache, request.max_batch, context)
     except UserError as error:
         problems.append(of_error(error))
-    return replace(question, backend=backend, max_context=context), problems
+    return replace(request, backend=backend, max_context=context), problems
 
 
-def _gpu_model(headers: Headers, question: Question) -> GpuModel:
+def _gpu_model(headers: Headers, request: BuildRequest) -> GpuModel:
     return GpuModel(
         shape=headers.shape,
         config=headers.config,
-        cache=question.cache,
-        backend=question.backend,
-        weights=weights_of(headers.tensors, question.dtype).engine,
-        item_bytes=ITEM_BYTES[question.dtype],
-        all_logits=question.logits == "all",
+        cache=request.cache,
+        backend=request.backend,
+        weights=weights_of(headers.tensors, request.dtype).engine,
+        item_bytes=ITEM_BYTES[request.dtype],
+        all_logits=request.logits == "all",
     )
 
 
-def _kv(headers: Headers, question: Question) -> Kv:
+def _kv(headers: Headers, request: BuildRequest) -> Kv:
     shape = headers.shape
-    heads, packed = shape.layers * shape.kv_heads, question.backend == "tensorrt"
+    heads, packed = shape.layers * shape.kv_heads, request.backend == "tensorrt"
     fp16 = fp16_kv_bytes_per_token(shape.layers, shape.kv_heads, shape.head_dim)
     return Kv(
-        packed=kv_bytes_per_token(question.cache, shape.layers, shape.kv_heads, shape.head_dim),
-        backend=heads * block_bytes(question.cache, shape.head_dim, packed=packed) / GROUP_SIZE,
+        packed=kv_bytes_per_token(request.cache, shape.layers, shape.kv_heads, shape.head_dim),
+        backend=heads * block_bytes(request.cache, shape.head_dim, packed=packed) / GROUP_SIZE,
         fp16=fp16,
         fp8=fp16 // 2,
     )
 
 
-def _fit(model: GpuModel, question: Question, card: GpuCard | None) -> Fit | None:
-    memory = question.memory or (card.memory if card else None)
+def _fit(model: GpuModel, request: BuildRequest, card: GpuCard | None, memory: int | None) -> Fit | None:
+    memory = memory or (card.memory if card else None)
     if memory is None:
         return None
-    batch, context = question.max_batch, question.max_context or 1
+    batch, context = request.max_batch, request.max_context or 1
     return Fit(
         name=card.name if card else None,
         memory=memory,
@@ -195,14 +200,14 @@ def _fit(model: GpuModel, question: Question, card: GpuCard | None) -> Fit | Non
     )
 
 
-def _fit_problems(fit: Fit | None, question: Question) -> Iterator[Problem]:
+def _fit_problems(fit: Fit | None, request: BuildRequest) -> Iterator[Problem]:
     if fit is None or fit.needed.total <= fit.memory:
         return
     ways = [f"--max-context {fit.longest_context}"] if fit.longest_context > 1 else []
     ways += [f"--max-batch {fit.largest_batch}"] if fit.largest_batch else []
     yield Problem(
         OutOfMemoryError.exit_code,
-        f"{question.max_batch} sequences of {question.max_context} tokens need {fit.needed.total:,} bytes on the card, "
+        f"{request.max_batch} sequences of {request.max_context} tokens need {fit.needed.total:,} bytes on the card, "
         f"which has {fit.memory:,}",
         " or ".join(ways) or "a card with more memory",
     )

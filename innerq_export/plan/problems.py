@@ -8,13 +8,13 @@ from pathlib import Path
 
 from innerq_export.checkpoint.folder import TOKENIZER_FILES
 from innerq_export.checkpoint.support import refusals as unsupported
+from innerq_export.engine import BuildRequest
 from innerq_export.engine.tensorrt_rtx import DEFAULT_CAPABILITIES
 from innerq_export.errors import EnvironmentMismatchError, OutOfMemoryError, UserError
 from innerq_export.plan.cards import GpuCard
 from innerq_export.plan.headers import Headers
 from innerq_export.plan.history import NVIDIA
 from innerq_export.plan.machine import existing_parent, free_disk
-from innerq_export.plan.question import Question
 from innerq_export.plan.stages import Phase
 
 NOTE = 0
@@ -68,9 +68,9 @@ def disk_problems(phases: Sequence[Phase], headers: Headers, output: Path) -> It
             yield Problem(MEMORY_CODE, text, "make room, or choose another --output")
 
 
-def card_problems(question: Question, backend: str, card: GpuCard | None) -> Iterator[Problem]:
+def card_problems(request: BuildRequest, backend: str, card: GpuCard | None) -> Iterator[Problem]:
     """Yield why an engine of `backend` would not run on `card`."""
-    chosen = question.compute_capabilities or DEFAULT_CAPABILITIES
+    chosen = request.options.compute_capabilities or DEFAULT_CAPABILITIES
     if card is None or backend != "tensorrt-rtx" or card.compute_capability in chosen:
         return
     known = card.compute_capability in DEFAULT_CAPABILITIES

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from innerq_export.engine import BuildRequest
 from innerq_export.plan.costs import (
     MEMORY,
     MODEL_FILE,
@@ -21,7 +21,6 @@ from innerq_export.plan.costs import (
 from innerq_export.plan.headers import Headers
 from innerq_export.plan.history import NVIDIA, PastBuild, seconds_of
 from innerq_export.plan.machine import same_disk
-from innerq_export.plan.question import Question
 
 
 @dataclass(frozen=True)
@@ -34,16 +33,16 @@ class Phase:
     seconds: float | None
 
 
-def phases_of(headers: Headers, question: Question, backend: str, history: Sequence[PastBuild]) -> tuple[Phase, ...]:
-    """Return the phases of building `question` for `backend`, in order. Disk of the download is the hub cache's."""
-    weights, layers = weights_of(headers.tensors, question.dtype), headers.shape.layers
-    disk = _disk(headers, question, backend, weights)
+def phases_of(headers: Headers, request: BuildRequest, backend: str, history: Sequence[PastBuild]) -> tuple[Phase, ...]:
+    """Return the phases of building `request` for `backend`, in order. Disk of the download is the hub cache's."""
+    weights, layers = weights_of(headers.tensors, request.dtype), headers.shape.layers
+    disk = _disk(headers, request, backend, weights)
     memory = {name: cost.at(layers, weights.engine) for name, cost in MEMORY.items()}
     for name in NVIDIA:
         memory[name] += memory["onnxruntime"]
-    memory["parity"] = _parity(question.dtype, weights.engine + sum(disk.values())).at(layers, weights.engine)
+    memory["parity"] = _parity(request.dtype, weights.engine + sum(disk.values())).at(layers, weights.engine)
     names = ["export", "write", "onnxruntime", *([backend] if backend in NVIDIA else []), "hash"]
-    names += ["parity"] if question.parity != "off" else []
+    names += ["parity"] if request.parity != "off" else []
     found = [
         Phase(name, memory[name], disk.get(name, 0), seconds_of(name, weights.engine, layers, history))
         for name in names
@@ -55,9 +54,9 @@ def _parity(dtype: str, folder_bytes: int) -> Cost:
     return (PARITY_SMALL if folder_bytes < SMALL_FOLDER_BYTES else PARITY_LARGE)[dtype]
 
 
-def _disk(headers: Headers, question: Question, backend: str, weights: Weights) -> dict[str, int]:
+def _disk(headers: Headers, request: BuildRequest, backend: str, weights: Weights) -> dict[str, int]:
     model, plan = MODEL_FILE.at(headers.shape.layers, 0), PLAN_FILE.at(headers.shape.layers, weights.engine)
-    written = weights.cast if _linkable(headers, question) else weights.engine
+    written = weights.cast if _linkable(headers, request) else weights.engine
     return {
         "write": model * (2 if backend == "tensorrt" else 1) + written,
         backend: plan if backend in NVIDIA else 0,
@@ -65,8 +64,8 @@ def _disk(headers: Headers, question: Question, backend: str, weights: Weights) 
     }
 
 
-def _linkable(headers: Headers, question: Question) -> bool:
-    if question.copy_weights:
+def _linkable(headers: Headers, request: BuildRequest) -> bool:
+    if request.copy_weights:
         return False
     files = {ref.file for ref in headers.tensors}
-    return all(same_disk(file, Path(question.output)) for file in files)
+    return all(same_disk(file, request.output) for file in files)

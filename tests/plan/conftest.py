@@ -2,7 +2,8 @@
 
 import pytest
 
-from innerq_export.plan import Question, make_plan
+from innerq_export.engine import BuildOptions, BuildRequest
+from innerq_export.plan import make_plan
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +20,8 @@ def own_cache(cache_folder, monkeypatch):
 def plan(tmp_path):
     """Plan a build of the demo model, or of another `model`, into a folder of this test."""
 
-    def make(model="llama", **choices):
-        return make_plan(Question(model=str(model), output=str(tmp_path / "engine"), **choices))
+    def make(model="llama", card=None, memory=None, compute_capabilities=(), **choices):
+        options = BuildOptions(compute_capabilities)
+        return make_plan(BuildRequest(str(model), tmp_path / "engine", options=options, **choices), card, memory)
 
     return make

@@ -1,0 +1,39 @@
+"""What a user asks for: the one request that `plan` foresees and `build` carries out, in values that travel as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from innerq_export.artifacts import ModelShape
+from innerq_export.engine.base import BuildOptions
+from innerq_export.spec import CacheConfig
+
+_USUAL_CONTEXT = 8192
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """A build, whether planned, asked for on the command line or made in Python.
+
+    `model`: `llama`, a Hugging Face folder, a hub id or an .onnx file; `output`: where the engine folder will be;
+    `max_context`: tokens, None is what the model was trained for, at most 8192; `parity`: fast, full or off (then the
+    engine is not ready); `overwrite`: an engine that is there may be replaced.
+    """
+
+    model: str
+    output: Path
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    backend: str = "auto"
+    dtype: str = "float16"
+    max_batch: int = 8
+    max_context: int | None = None
+    logits: str = "last"
+    parity: str = "fast"
+    copy_weights: bool = False
+    overwrite: bool = False
+    options: BuildOptions = field(default_factory=BuildOptions)
+
+    def context(self, shape: ModelShape) -> int:
+        """Return the most tokens of a sequence when the model has this shape."""
+        return self.max_context or min(_USUAL_CONTEXT, shape.max_positions)
