@@ -1,0 +1,107 @@
+"""`generate` with an InnerQCache says what the reference says, whatever the preset, family, batch and padding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from innerq_export.checkpoint.demo import demo_folder
+from innerq_export.integrations.transformers import InnerQCache
+from innerq_export.spec import PRESETS, preset
+from tests.integrations.hf import FAMILIES, GREEDY, load, prompts, reference_greedy, short
+from tests.models import tiny_model
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return load(demo_folder())
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    folders = {name: tiny_model(tmp_path_factory.mktemp(name), name) for name in FAMILIES}
+    return {name: load(folder) for name, folder in folders.items()}
+
+
+def greedy(model, ids, new=12, **more):
+    out = model.generate(ids, max_new_tokens=new, **GREEDY, **more)
+    return out[:, ids.shape[1] :].tolist()
+
+
+def left_padded(ids, *pads):
+    mask = torch.ones_like(ids)
+    for row, pad in enumerate(pads):
+        mask[row, :pad] = 0
+    return mask
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_demo_model_says_what_the_reference_says(demo, name):
+    ids = prompts(1, 180)
+    cache = InnerQCache(demo.config, preset=name)
+    assert greedy(demo, ids, 40, past_key_values=cache) == [reference_greedy(demo, preset(name), ids[0], 40)]
+    assert (cache.get_seq_length(), cache.length_B.tolist()) == (219, [219])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families(tiny, family):
+    model, ids = tiny[family], prompts(1, 60)
+    got = greedy(model, ids, past_key_values=InnerQCache(model.config, preset=short()))
+    assert got == [reference_greedy(model, short(), ids[0], 12)]
+
+
+def test_quantising_matters_here(demo):
+    ids = prompts(1, 180)
+    assert greedy(demo, ids, 40, past_key_values=InnerQCache(demo.config)) != greedy(demo, ids, 40)
+
+
+def test_every_row_of_a_left_padded_batch_is_as_if_alone(tiny):
+    model, ids = tiny["llama"], prompts(3, 60)
+    got = greedy(
+        model,
+        ids,
+        attention_mask=left_padded(ids, 0, 37, 11),
+        past_key_values=InnerQCache(model.config, preset=short()),
+    )
+    for row, pad in enumerate((0, 37, 11)):
+        assert got[row] == reference_greedy(model, short(), ids[row, pad:], 12)
+
+
+def test_a_second_prompt_continues_the_cache(tiny):
+    model, ids = tiny["llama"], prompts(1, 70)
+    cache = InnerQCache(model.config, preset=short())
+    first = model.generate(ids[:, :40], max_new_tokens=5, past_key_values=cache, **GREEDY)
+    longer = torch.cat([first, ids[:, 40:]], 1)
+    got = model.generate(longer, max_new_tokens=5, past_key_values=cache, **GREEDY)
+    assert cache.get_seq_length() == got.shape[1] - 1
+    assert torch.equal(got[:, : longer.shape[1]], longer)
+
+
+def test_the_model_without_the_cache_is_as_before(tiny):
+    model, ids = tiny["qwen2"], prompts(2, 30)
+    mask = left_padded(ids, 0, 9)
+    model.set_attn_implementation("sdpa")
+    before = greedy(model, ids, attention_mask=mask)
+    InnerQCache(model.config)
+    assert greedy(model, ids, attention_mask=mask) == before
+    with torch.no_grad():
+        under_innerq = model(ids, attention_mask=mask, use_cache=False).logits
+        model.set_attn_implementation("sdpa")
+        assert torch.equal(under_innerq, model(ids, attention_mask=mask, use_cache=False).logits)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_kernels_in_half_precision_are_near_the_reference(host_library, tiny_checkpoint, dtype):
+    model, ids = load(tiny_checkpoint.folder, dtype), prompts(2, 60)
+    mask = left_padded(ids, 0, 23)
+
+    def logits(**options):
+        cache = InnerQCache(model.config, preset=short(), **options)
+        steps = [(ids[:, :50], mask[:, :50]), *((ids[:, t : t + 1], mask[:, : t + 1]) for t in range(50, 60))]
+        with torch.no_grad():
+            said = [model(x, attention_mask=m, past_key_values=cache).logits[:, -1] for x, m in steps]
+        return torch.stack(said).float()
+
+    got, wanted = logits(kernels=host_library), logits()
+    assert (got - wanted).norm() <= (1e-2 if dtype == torch.float16 else 6e-2) * wanted.norm()
+    assert not torch.equal(got, wanted)
