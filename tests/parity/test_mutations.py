@@ -123,14 +123,6 @@ def test_no_false_alarm_of_the_engine_rungs(seed: int, tmp_path) -> None:
         assert ladder.climb(case, streams_BT, lambda: None), ladder.finding.text()
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_the_gpu_kernels_on_the_op_rung(dtype: str) -> None:
-    shape = ModelShape(layers=1, heads=32, kv_heads=8, head_dim=128, vocab=264, max_positions=8192)
-    outcome = op_rung(KernelOps("cuda"), OpSetting(CacheConfig(), shape, dtype, range(3))).run()
-    assert outcome.result.status == "passed", outcome.finding or outcome.result.reason
-
-
 def test_full_precision_sees_a_window_fault_before_the_first_block(torch_model, tiny_checkpoint) -> None:
     streams_BT = token_streams(tiny_checkpoint.folder, SHAPE.vocab, 1, 12)
     plain = torch.stack([torch_model.unquantised(ids[:-1]) for ids in streams_BT])

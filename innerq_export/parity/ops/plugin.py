@@ -35,22 +35,22 @@ class PluginOps:
     layout = "packed"
 
     def __init__(self, library: Path | None = None, program: Path | None = None):
-        self._library, self._program = library or _find(LIBRARY), program or _find(PROGRAM)
+        self.library, self.program = library or _find(LIBRARY), program or _find(PROGRAM)
         self._made: dict[tuple[str, CacheConfig, float], str] = {}
 
     @property
     def kind(self) -> str:
         """'host' for the host build of the library, else 'cuda'."""
-        return "host" if self._library and "host" in self._library.name else "cuda"
+        return "host" if self.library and "host" in self.library.name else "cuda"
 
     @property
     def name(self) -> str:
         """Whose memory and kernels the plugin uses."""
-        return "plugin (host)" if self.kind == "host" or not self._library else "plugin (GPU)"
+        return "plugin (host)" if self.kind == "host" or not self.library else "plugin (GPU)"
 
     def lacks(self, config: CacheConfig, dtype: str) -> str:
         """Say that library, program or card is missing, or that the plugin has no kernel of this type."""
-        if not self._library or not self._program:
+        if not self.library or not self.program:
             return f"no plugin host: run scripts/build_plugin_host.sh, or set {LIBRARY} and {PROGRAM}"
         if self.kind == "cuda" and not torch.cuda.is_available():
             return "no CUDA card"
@@ -83,9 +83,9 @@ class PluginOps:
 
     @cached_property
     def _host(self) -> PluginHost:
-        assert self._library and self._program
-        host = PluginHost(self._program)
-        host.ok("load", self._library)
+        assert self.library and self.program
+        host = PluginHost(self.program)
+        host.ok("load", self.library)
         return host
 
     def _plugin(self, op: Op, config: CacheConfig, scale: float) -> str:
