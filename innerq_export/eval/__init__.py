@@ -1,1 +1,1 @@
-"""Fidelity: what the compression of the cache costs a model's text."""
+"""Fidelity: what a cache scheme costs a model, measured against the same model with a full-precision cache."""

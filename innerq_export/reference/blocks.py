@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,9 @@ from torch import Tensor
 
 from innerq_export.reference.quantise import Quantised, dequantise, quantise
 from innerq_export.spec import GROUP_SIZE, CacheConfig, has_zeros
+
+Quantiser = Callable[[Tensor, int, str, str], Quantised]
+"""(x_g32, bits, mode, name) -> codes, scales and zeros; as `quantise`."""
 
 
 @dataclass(frozen=True)
@@ -79,16 +83,19 @@ def empty_blocks(config: CacheConfig, batch: int, kv_heads: int, head_dim: int, 
     )
 
 
-def quantise_blocks(config: CacheConfig, key_HkvTD: Tensor, value_HkvTD: Tensor, key_norm_HkvD: Tensor) -> Blocks:
+def quantise_blocks(
+    config: CacheConfig, key_HkvTD: Tensor, value_HkvTD: Tensor, key_norm_HkvD: Tensor, groups: Quantiser = quantise
+) -> Blocks:
     """Quantise T = 32 N tokens of one sequence into blocks [Hkv, N, ...]: keys as K / lambda, in fp32.
 
     Key groups run along channels (one scale per token and 32 channels), value groups along tokens (one per channel).
+    `groups` chooses codes and scales: SPEC section 4's formulas, or `quantise_least_squares`.
     """
     key_HkvN32D = _in_blocks(key_HkvTD.float() / key_norm_HkvD.float()[:, None])
     value_HkvND32 = _in_blocks(value_HkvTD.float()).transpose(-1, -2)
     key_HkvN32Eg = key_HkvN32D.unflatten(-1, (-1, GROUP_SIZE))
-    key = quantise(key_HkvN32Eg, config.key_bits, config.key_mode, "key / lambda")
-    value = quantise(value_HkvND32, config.value_bits, config.value_mode, "value")
+    key = groups(key_HkvN32Eg, config.key_bits, config.key_mode, "key / lambda")
+    value = groups(value_HkvND32, config.value_bits, config.value_mode, "value")
     return Blocks(key.code.flatten(-2), key.scale, value.code.transpose(-1, -2), value.scale, key.zero, value.zero)
 
 

@@ -96,7 +96,7 @@ def _flush(cache: Cache, b: int, new_2HkvSD: Tensor, blocks: Blocks) -> Tensor:
     key_HkvTD, value_HkvTD = _read(cache, b, new_2HkvSD, tokens)
     key_norm = cache.key_norm_BHkvD[b]
     if cache.config.key_norm == "prefill" and due.start == 0:
-        key_norm = _key_norm(key_HkvTD)
+        key_norm = key_norm_of(key_HkvTD)
     made = quantise_blocks(cache.config, key_HkvTD, value_HkvTD, key_norm).tensors()
     for name, tensor in blocks.tensors().items():
         tensor[b, :, due.start : due.stop] = made[name]
@@ -110,7 +110,7 @@ def _read(cache: Cache, b: int, new_2HkvSD: Tensor, tokens: Tensor) -> Tensor:
     return torch.cat([old, new_2HkvSD[:, :, tokens[tokens >= past] - past]], dim=2)
 
 
-def _key_norm(key_HkvTD: Tensor) -> Tensor:
+def key_norm_of(key_HkvTD: Tensor) -> Tensor:
     """Return lambda = fp16(sqrt(max over tokens of abs K)) per channel, 1 where that is 0."""
     root = key_HkvTD.double().abs().amax(-2).sqrt()  # fp64: torch's fp32 sqrt on the CPU is not correctly rounded
     key_norm = root.to(torch.float32).to(torch.float16)
