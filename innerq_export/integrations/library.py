@@ -44,6 +44,9 @@ class Library:
             function.argtypes, function.restype = arguments, ctypes.c_int
         self._library.innerq_last_message.restype = ctypes.c_char_p
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Library:
+        return self  # loaded once; copies of what uses it share it
+
     def function(self, name: str) -> Any:
         """Return the bare C function, for loops that time it; its status is the caller's to check with `check`."""
         return getattr(self._library, name)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -113,9 +112,6 @@ class PackedStore:
         blocks = self.cache.blocks.new_zeros(batch, kv_heads, capacity_blocks, words)
         blocks[:, :, :held] = self.cache.blocks
         self.cache = dataclasses.replace(self.cache, blocks=blocks)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> PackedStore:
-        return PackedStore(copy.deepcopy(self.cache, memo), self._library)
 
 
 def new_store(config: CacheConfig, like_BHkvSD: Tensor, capacity_blocks: int, library: Library | None) -> Store:

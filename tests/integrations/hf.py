@@ -27,7 +27,7 @@ def prompts(batch, tokens, seed=0):
 
 
 def reference_greedy(model, config, prompt, count):
-    """Greedy tokens of one prompt when the reference's append and attend answer every layer; no cache of transformers."""
+    """Greedy tokens of one prompt when the reference's append and attend answer every layer."""
     from transformers import AttentionInterface
 
     text = model.config
