@@ -1,0 +1,232 @@
+"""Train the demo model or the larger evaluation model: byte-level Llamas that write prose and recall from context.
+
+    python scripts/fetch_text.py TEXT
+    python scripts/train_demo_model.py TEXT OUT --seconds 140 --compile               # 3 M parameters, context 2,048
+    python scripts/train_demo_model.py TEXT OUT --seconds 170 --compile --size eval   # 34 M parameters, context 8,192
+
+Writes OUT as `save_pretrained` would (fp16) and OUT/training.json: losses, and what the saved weights reach on held-out
+text. Half of the windows are prose as it stands, the others carry the recall task (innerq_export/eval/recall.py). The
+learning rate and the context (a quarter of it in the first half) follow the clock, so training ends when it should.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import lzma
+import math
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from transformers import LlamaConfig, LlamaForCausalLM
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from innerq_export.checkpoint.demo import CONFIG, write_tokenizer
+from innerq_export.eval.recall import LINE_BYTES, draw_facts, needle_prompt, scatter_facts
+
+LARGER = {
+    "hidden_size": 512,
+    "intermediate_size": 1408,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 8192,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0},
+}
+PROMPTS = (
+    "And it came to pass in those days, that",
+    "It was a truth which Elizabeth",
+    "\n[zanubo: kitare]\n[mopila: dusega]\n[zanubo:",
+)
+
+
+@dataclass(frozen=True)
+class Size:
+    """What is trained and how: tokens of one step, peak learning rate."""
+
+    config: dict[str, Any]
+    step_tokens: int
+    peak: float
+
+    @property
+    def context(self) -> int:
+        return self.config["max_position_embeddings"]
+
+
+SIZES = {
+    "demo": Size(CONFIG, step_tokens=1 << 16, peak=3e-3),
+    "eval": Size(CONFIG | LARGER, step_tokens=1 << 16, peak=1.5e-3),
+}
+
+
+class Batches(IterableDataset):
+    """Endless batches of token ids int64 [B, context + 1], each row `<bos>` and then `context` bytes of `text`."""
+
+    def __init__(self, text: np.ndarray, context: int, step_tokens: int, seed: int):
+        self.text, self.context, self.rows, self.seed = text, context, max(1, step_tokens // context), seed
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        worker = get_worker_info()
+        generator = np.random.default_rng([self.seed, worker.id if worker else 0])
+        while True:
+            rows = np.stack([window(self.text, self.context, generator) for _ in range(self.rows)])
+            yield torch.from_numpy(
+                np.pad(rows.astype(np.int64), ((0, 0), (1, 0)), constant_values=CONFIG["bos_token_id"])
+            )
+
+
+def window(text: np.ndarray, context: int, generator: np.random.Generator) -> np.ndarray:
+    """Return `context` bytes: prose (1/2), prose with a few facts (3/10), or crowded with facts (1/5)."""
+    start = generator.integers(len(text) - context + 1)
+    row = text[start : start + context].copy()
+    kind, cells = generator.random(), context // LINE_BYTES
+    if kind < 0.3:
+        lines = int(generator.integers(2, max(3, cells // 8)))
+        scatter_facts(row, draw_facts(max(1, lines // 2), generator), lines, generator)
+    elif kind < 0.5:
+        facts = draw_facts(int(generator.integers(2, max(3, cells // 4))), generator)
+        scatter_facts(row, facts, int(0.6 * cells), generator)
+    return row
+
+
+def train(model: LlamaForCausalLM, text: np.ndarray, size: Size, seconds: float, seed: int) -> dict[str, Any]:
+    """Train for `seconds` and return steps, tokens and the loss (nats per token) along the way."""
+    device = model.device
+    optimizer = adamw(model, size.peak)
+    streams = [stream(text, context, size, seed, device) for context in (size.context // 4, size.context)]
+    for batches in streams:
+        loss_of(model, next(batches)).backward()  # compiles; outside the time limit
+    optimizer.zero_grad()
+    began, steps, tokens, losses, waiting = time.monotonic(), 0, 0, [], None
+    while (spent := (time.monotonic() - began) / seconds) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = size.peak * min(1.0, spent / 0.03) * 0.5 * (1 + math.cos(math.pi * spent))
+        ids_BS = next(streams[spent >= 0.5])
+        loss = loss_of(model, ids_BS)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        steps, tokens = steps + 1, tokens + ids_BS.numel()
+        if waiting is not None and steps % 50 == 1:
+            losses.append([round(spent * seconds, 1), steps, round(waiting.item(), 4)])
+            print(*losses[-1], flush=True)
+        elif waiting is not None:
+            waiting.item()  # of the step before: the card stays busy, the clock stays true
+        waiting = loss.detach()
+    return {"steps": steps, "tokens": tokens, "losses_second_step_nats": losses}
+
+
+def adamw(model: LlamaForCausalLM, peak: float) -> torch.optim.Optimizer:
+    """Return AdamW that decays matrices only."""
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    gains = [parameter for parameter in model.parameters() if parameter.ndim == 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": gains, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.95), fused=model.device.type == "cuda")
+
+
+def stream(text: np.ndarray, context: int, size: Size, seed: int, device: torch.device) -> Iterator[torch.Tensor]:
+    workers = 6 if device.type == "cuda" else 0
+    batches = Batches(text, context, size.step_tokens, seed)
+    loader = DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=workers > 0)
+    return (ids_BS.to(device, non_blocking=True) for ids_BS in loader)
+
+
+def loss_of(model: LlamaForCausalLM, ids_BS: torch.Tensor) -> torch.Tensor:
+    """Return the mean cross-entropy of each next byte, in nats."""
+    mixed = ids_BS.device.type == "cuda" and model.dtype == torch.float32
+    with torch.autocast("cuda", torch.bfloat16) if mixed else nullcontext():
+        logits_BSV = model(input_ids=ids_BS[:, :-1], use_cache=False).logits
+    return cross_entropy(logits_BSV.float().flatten(0, 1), ids_BS[:, 1:].flatten())
+
+
+def save(model: LlamaForCausalLM, config: dict[str, Any], folder: Path) -> None:
+    """Write config, fp16 weights (the tied head left out) and tokenizer."""
+    from safetensors.torch import save_file
+
+    weights = {name: value.detach().half().cpu().contiguous() for name, value in model.state_dict().items()}
+    weights.pop("lm_head.weight")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    write_tokenizer(folder)
+
+
+@torch.inference_mode()
+def measure(folder: Path, text: bytes, context: int, device: str) -> dict[str, Any]:
+    """Return what the saved model reaches: bits per held-out byte, recall by depth (exact, greedy), samples."""
+    dtype = torch.float16 if device == "cuda" else torch.float32
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+    bos = torch.tensor([CONFIG["bos_token_id"]], device=device)
+    windows = np.frombuffer(text, np.uint8)[: len(text) // context * context].reshape(-1, context)[:200]
+    rows = [torch.cat([bos, torch.tensor(row, device=device).long()])[None] for row in windows]
+    bits = sum(loss_of(model, row).item() for row in rows) / len(rows) / math.log(2)
+    recall = {str(depth): recall_at(model, text, context, depth, bos) for depth in (0.0, 0.25, 0.5, 0.75, 1.0)}
+    samples = [sample(model, prompt, bos) for prompt in PROMPTS]
+    return {"held_out_bits_per_byte": round(bits, 4), "recall_by_depth": recall, "samples": samples}
+
+
+def recall_at(model: LlamaForCausalLM, text: bytes, context: int, depth: float, bos: torch.Tensor) -> float:
+    """Return the share of 64 needles whose every answer byte is the likeliest."""
+    generator = np.random.default_rng([7, round(100 * depth)])
+    hits = 0
+    for fact in draw_facts(64, generator):
+        start = int(generator.integers(len(text) - context))
+        room = context - 1 - len(fact.answer)
+        prompt = needle_prompt(text[start : start + context], room, depth, fact) + fact.answer
+        ids_1S = torch.cat([bos, torch.tensor(list(prompt), device=bos.device)])[None]
+        likeliest = model(input_ids=ids_1S).logits[0, -len(fact.answer) - 1 : -1].argmax(-1)
+        hits += bytes(likeliest.tolist()) == fact.answer if int(likeliest.max()) < 256 else 0
+    return hits / 64
+
+
+def sample(model: LlamaForCausalLM, prompt: str, bos: torch.Tensor) -> str:
+    ids_1S = torch.cat([bos, torch.tensor(list(prompt.encode()), device=bos.device)])[None]
+    out = model.generate(ids_1S, max_new_tokens=200, do_sample=False, pad_token_id=CONFIG["pad_token_id"])
+    return bytes(token for token in out[0].tolist() if token < 256).decode(errors="replace")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("text", type=Path, help="folder that scripts/fetch_text.py wrote")
+    parser.add_argument("output", type=Path, help="checkpoint folder to write")
+    parser.add_argument("--size", choices=SIZES, default="demo")
+    parser.add_argument("--seconds", type=float, default=140.0, help="of training, without start and measurement")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--compile", action="store_true", help="compile the decoder layers first (about 30 s)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args, device = arguments(), "cuda" if torch.cuda.is_available() else "cpu"
+    size = SIZES[args.size]
+    learned, held_out = (
+        lzma.decompress((args.text / name).read_bytes()) for name in ("train.txt.xz", "heldout.txt.xz")
+    )
+    torch.manual_seed(args.seed)
+    known = {name: value for name, value in size.config.items() if name not in {"architectures", "model_type", "dtype"}}
+    model = LlamaForCausalLM(LlamaConfig(**known)).to(device)
+    if args.compile:
+        torch._dynamo.config.recompile_limit = 64
+        for layer in model.model.layers:
+            layer.compile(dynamic=False)
+    record = {"size": args.size, "seed": args.seed, "seconds": args.seconds, "compiled": args.compile}
+    record |= {"parameters": sum(parameter.numel() for parameter in model.parameters()), "torch": torch.__version__}
+    record |= {"device": torch.cuda.get_device_name() if device == "cuda" else "cpu"}
+    record |= train(model, np.frombuffer(learned, np.uint8), size, args.seconds, args.seed)
+    save(model, size.config, args.output)
+    record |= measure(args.output, held_out, size.context, device)
+    (args.output / "training.json").write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+    print(json.dumps({name: value for name, value in record.items() if "losses" not in name}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
