@@ -97,6 +97,13 @@ def window(text: np.ndarray, context: int, generator: np.random.Generator) -> np
     return row
 
 
+def new_model(size: Size, seed: int) -> LlamaForCausalLM:
+    """Return the model in float32 with random weights."""
+    torch.manual_seed(seed)
+    known = {name: value for name, value in size.config.items() if name not in {"architectures", "model_type", "dtype"}}
+    return LlamaForCausalLM(LlamaConfig(**known))
+
+
 def train(model: LlamaForCausalLM, text: np.ndarray, size: Size, seconds: float, seed: int) -> dict[str, Any]:
     """Train for `seconds` and return steps, tokens and the loss (nats per token) along the way."""
     device = model.device
@@ -211,9 +218,7 @@ def main() -> None:
     learned, held_out = (
         lzma.decompress((args.text / name).read_bytes()) for name in ("train.txt.xz", "heldout.txt.xz")
     )
-    torch.manual_seed(args.seed)
-    known = {name: value for name, value in size.config.items() if name not in {"architectures", "model_type", "dtype"}}
-    model = LlamaForCausalLM(LlamaConfig(**known)).to(device)
+    model = new_model(size, args.seed).to(device)
     if args.compile:
         torch._dynamo.config.recompile_limit = 64
         for layer in model.model.layers:
