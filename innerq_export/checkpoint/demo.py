@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import lzma
 import os
 import shutil
 import sys
 import tempfile
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ NAME = "llama"
 NOTES = ("seeded random weights: the text is noise",)
 SEED = 20260222
 VERSION = f"demo-llama-1-{SEED}"
+PACKAGED = files("innerq_export.checkpoint") / "demo_model"
 SPECIALS = ("<bos>", "<eos>", "<pad>", *(f"<reserved_{n}>" for n in range(5)))
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -93,6 +96,11 @@ def write_demo(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(CONFIG, indent=2), encoding="utf-8")
     save_file(_weights(), folder / "model.safetensors", metadata={"format": "pt"})
     write_tokenizer(folder)
+
+
+def held_out_text() -> bytes:
+    """Return 367,315 bytes of the Bible and Austen's novels, in pieces of 64 KiB, that no model here was trained on."""
+    return lzma.decompress((PACKAGED / "heldout.txt.xz").read_bytes())
 
 
 def write_tokenizer(folder: Path) -> None:

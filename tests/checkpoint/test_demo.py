@@ -1,9 +1,13 @@
 import hashlib
+import re
+from pathlib import Path
 
 import pytest
 
 from innerq_export.checkpoint import demo, open_checkpoint
 from innerq_export.errors import EnvironmentMismatchError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +90,11 @@ def test_every_byte_is_its_own_token():
     assert tokenizer.decode(ids, skip_special_tokens=True) == text
     assert len(tokenizer) == demo.CONFIG["vocab_size"]
     assert [tokenizer.convert_tokens_to_ids(name) for name in demo.SPECIALS[:3]] == [256, 257, 258]
+
+
+def test_the_held_out_text_is_what_was_fetched():
+    expected = re.search(r'"heldout.txt": "(\w+)"', (ROOT / "scripts" / "fetch_text.py").read_text())[1]
+    assert hashlib.sha256(demo.held_out_text()).hexdigest() == expected
 
 
 def test_attention_is_peaked_but_not_on_one_token():
