@@ -73,15 +73,18 @@ class ReferenceStore:
 
 
 class PackedStore:
-    """Packed records of one layer, read and written in place by `library`; its tensors keep their addresses."""
+    """Packed records of one layer, read and written in place at fixed addresses.
 
-    def __init__(self, cache: PackedCache, library: Library):
+    By `library`, or, where it is None or torch compiles, by the torch ops.
+    """
+
+    def __init__(self, cache: PackedCache, library: Library | None):
         self.cache, self._library = cache, library
 
     def append(self, key_BHkvSD: Tensor, value_BHkvSD: Tensor, step: Step) -> None:
         """Append in place, on the current stream."""
         tensors = (key_BHkvSD, value_BHkvSD, step.past_length_B, step.new_length_B)
-        if torch.compiler.is_compiling():
+        if self._library is None or torch.compiler.is_compiling():
             torch_ops.append(self.cache, *tensors)
         else:
             calls.append(self._library, self.cache, *tensors)
@@ -89,7 +92,7 @@ class PackedStore:
     def attend(self, query_BHqSD: Tensor, key_BHkvSD: Tensor, value_BHkvSD: Tensor, step: Step, scale: float) -> Tensor:
         """Attend from the packed records; more than 16 columns dequantise the past once."""
         tensors = (query_BHqSD, key_BHkvSD, value_BHkvSD, step.past_length_B, step.new_length_B)
-        if torch.compiler.is_compiling():
+        if self._library is None or torch.compiler.is_compiling():
             return torch_ops.attend(self.cache, *tensors, scale)
         attention = calls.attend if query_BHqSD.shape[2] <= MAX_ATTEND_TOKENS else prefill
         return attention(self._library, self.cache, *tensors, scale)

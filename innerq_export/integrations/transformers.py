@@ -225,11 +225,16 @@ class InnerQCache(Cache):
                     layer.store.grow(self._capacity)
 
 
-def _layers_of(config: Any) -> int:
-    """Return the number of layers; ConfigError where some of them have no plain attention of their own."""
+def text_config(config: Any) -> Any:
+    """Return the config of the decoder; ConfigError if `config` is none of transformers'."""
     if not hasattr(config, "get_text_config"):
         raise ConfigError("InnerQCache: 'config'", expected="model.config", got=type(config).__name__)
-    text = config.get_text_config(decoder=True)
+    return config.get_text_config(decoder=True)
+
+
+def _layers_of(config: Any) -> int:
+    """Return the number of layers; ConfigError where some of them have no plain attention of their own."""
+    text = text_config(config)
     kinds: set[str] = set(getattr(text, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     shared: Any = getattr(text, "num_kv_shared_layers", 0)
     if kinds or shared:
