@@ -31,29 +31,49 @@ if TYPE_CHECKING:
 @click.option("--ignore-eos", is_flag=True, help="Go on past the model's stop tokens.")
 @click.option(
     "--backend",
-    type=click.Choice(["auto", "onnxruntime", "tensorrt", "tensorrt-rtx"]),
+    type=click.Choice(["auto", "onnxruntime", "tensorrt", "tensorrt-rtx", "torch"]),
     default="auto",
     show_default=True,
-    help="What runs it; auto: the best of those the folder was built for that this machine has.",
+    help="What runs it; auto: the best of those the folder was built for that this machine has. torch: any folder, "
+    "from the checkpoint it was built from, with the CUDA kernels where there is a card.",
 )
-@click.option("--threads", type=click.IntRange(min=0), default=0, help="CPU threads of ONNX Runtime; 0: all cores.")
+@click.option(
+    "--tp", type=click.IntRange(min=1), default=1, show_default=True, help="torch: split over this many cards."
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float16", "bfloat16", "float32"]),
+    help="torch: of weights and activations.  [default: the engine's]",
+)
+@click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", help="torch: where it runs.")
+@click.option(
+    "--compile", "compiled", is_flag=True, help="torch: compile the layers; seconds first, faster tokens then."
+)
+@click.option("--threads", type=click.IntRange(min=0), default=0, help="CPU threads; 0: all cores.")
 @click.option("--allow-unready", is_flag=True, help="Run an engine that parity has not passed.")
 @format_option
 def command(
     engine: Path,
     prompts: tuple[str, ...],
     backend: str,
+    tp: int,
+    dtype: str | None,
+    device: str,
+    compiled: bool,
     threads: int,
     allow_unready: bool,
     form: str,
     **choices: Any,
 ) -> None:
     """Generate text from the engine folder ENGINE with the quantised cache."""
-    from innerq_export.runtime import generate, load_tokenizer, open_session
+    from innerq_export.runtime import TorchOptions, generate, load_tokenizer, open_session
 
+    options = TorchOptions(dtype=dtype, device=device, tp=tp, compiled=compiled)
     texts = list(prompts) or [sys.stdin.read()]
     backend = _chosen(engine, allow_unready) if backend == "auto" else backend
-    session = open_session(engine, backend, batch=len(texts), allow_unready=allow_unready, threads=threads)
+    session = open_session(
+        engine, backend, batch=len(texts), allow_unready=allow_unready, threads=threads, torch_options=options
+    )
     for line in session.manifest.notes:
         note(f"note: {line}")
     events = generate(session, load_tokenizer(engine), texts, _options(**choices))

@@ -1,4 +1,4 @@
-"""Engine folder -> text, with ONNX Runtime, TensorRT or TensorRT-RTX.
+"""Engine folder -> text, with ONNX Runtime, TensorRT, TensorRT-RTX or torch.
 
 session = open_session(Path("engines/llama"))
 for event in generate(session, load_tokenizer(session.folder), "Once upon a time"):
@@ -13,6 +13,7 @@ from innerq_export.runtime.open import RUN_BACKENDS, choose_backend, open_sessio
 from innerq_export.runtime.sampler import Sampler, SamplingOptions
 from innerq_export.runtime.session import OnnxRuntimeSession
 from innerq_export.runtime.text import load_tokenizer, stop_tokens
+from innerq_export.runtime.torch_options import TorchOptions
 
 __all__ = [
     "RUN_BACKENDS",
@@ -24,6 +25,7 @@ __all__ = [
     "SamplingOptions",
     "Session",
     "TextEvent",
+    "TorchOptions",
     "Usage",
     "choose_backend",
     "generate",

@@ -14,6 +14,8 @@ from innerq_export.engine.versions import release, version_of
 from innerq_export.errors import EnvironmentMismatchError, ParityError
 from innerq_export.spec import SPEC_VERSION
 
+CHECKPOINT_BACKEND = "torch"
+"""Runs any folder from its checkpoint; nothing is built for it."""
 _LOCKED_TO_RELEASE = ("tensorrt-rtx", "tensorrt")
 
 
@@ -28,7 +30,8 @@ def preflight(
     """
     manifest = read_manifest(folder)
     fix = rebuild_command(manifest, folder)
-    _check_backend(record_of(manifest, backend, folder), folder, backend, fix)
+    if backend != CHECKPOINT_BACKEND:
+        _check_backend(record_of(manifest, backend, folder), folder, backend, fix)
     check_files(folder, manifest.files, fix, full=full)
     if not manifest.ready and not allow_unready:
         raise ParityError(

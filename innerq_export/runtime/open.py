@@ -8,18 +8,26 @@ from innerq_export.engine.backends import AUTO
 from innerq_export.engine.folder import read_manifest
 from innerq_export.errors import ConfigError, EnvironmentMismatchError, nearest
 from innerq_export.runtime.base import Session
-from innerq_export.runtime.checks import check_card, preflight
+from innerq_export.runtime.checks import CHECKPOINT_BACKEND, check_card, preflight
+from innerq_export.runtime.torch_options import TorchOptions
 
 _ON_CARD = ("tensorrt", "tensorrt-rtx")
-RUN_BACKENDS = (AUTO, "onnxruntime", *_ON_CARD)
+RUN_BACKENDS = (AUTO, "onnxruntime", *_ON_CARD, CHECKPOINT_BACKEND)
 
 
 def open_session(
-    folder: Path, backend: str = AUTO, *, batch: int = 1, allow_unready: bool = False, threads: int = 0
+    folder: Path,
+    backend: str = AUTO,
+    *,
+    batch: int = 1,
+    allow_unready: bool = False,
+    threads: int = 0,
+    torch_options: TorchOptions | None = None,
 ) -> Session:
     """Return a session of `folder` for `batch` sequences; 'auto' takes what `choose_backend` says.
 
-    `threads` is for ONNX Runtime, 0 its own choice. Raises what `preflight` and `check_card` raise.
+    `threads` is for the CPU, 0 the runtime's own choice; `torch_options` for 'torch'. Raises what `preflight` and
+    `check_card` raise, and ConfigError for options of another backend.
     """
     if backend not in RUN_BACKENDS:
         raise ConfigError(
@@ -30,6 +38,14 @@ def open_session(
         )
     if backend == AUTO:
         backend, _ = choose_backend(folder, allow_unready=allow_unready)
+    if backend == CHECKPOINT_BACKEND:
+        from innerq_export.runtime.torch_session import TorchSession
+
+        return TorchSession(folder, torch_options, batch=batch, allow_unready=allow_unready, threads=threads)
+    if torch_options not in (None, TorchOptions()):
+        raise ConfigError(
+            f"options of backend 'torch' given to '{backend}'", got=torch_options, fix="add --backend torch"
+        )
     if backend in _ON_CARD:
         from innerq_export.runtime.tensorrt import TensorRtSession
 

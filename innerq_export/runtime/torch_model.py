@@ -1,0 +1,148 @@
+"""transformers' own model of a checkpoint on a device, with its attention answered by the session's cache."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+from transformers.initialization import no_init_weights
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from innerq_export.artifacts import Checkpoint, ModelShape
+from innerq_export.errors import CheckpointError
+from innerq_export.runtime.torch_attention import NAME
+from innerq_export.runtime.torch_weights import ROW, load_weights, styles_of
+
+_FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+_CODE_FIELDS = ("auto_map", "custom_pipelines")
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranks:
+    """Which of `count` processes this is; `group` is torch.distributed's, None for one process."""
+
+    rank: int = 0
+    count: int = 1
+    group: Any = None
+
+
+def load_model(
+    checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, ranks: Ranks | None = None
+) -> tuple[Any, ModelShape]:
+    """Return the model, in evaluation mode, and the shape of this rank's part of it.
+
+    Weights go from the safetensors files straight to `device`, each rank reads its own slices. Raises CheckpointError,
+    and ConfigError for a model that cannot be split into `ranks`.
+    """
+    ranks, shape = ranks or Ranks(), checkpoint.shape
+    heads = (shape.heads, shape.kv_heads)
+    whole = dict(checkpoint.config)
+    with torch.device("meta"):
+        styles = styles_of(empty_model(whole, dtype), heads, ranks.count)
+    model = empty_model(_part_of(whole, shape, styles, ranks.count), dtype, device)
+    load_weights(model, checkpoint, styles, ranks.rank, ranks.count)
+    for name, style in styles.items():
+        if style == ROW:
+            _sum_over(model.get_submodule(name), ranks.group)
+    part = dataclasses.replace(shape, heads=shape.heads // ranks.count, kv_heads=shape.kv_heads // ranks.count)
+    return model, part
+
+
+def empty_model(config: Mapping[str, Any], dtype: torch.dtype, device: torch.device | None = None) -> Any:
+    """Return the model of a config.json with uninitialised weights on `device` (None: torch's current one).
+
+    Only classes of the installed transformers are used, never code of the checkpoint. Raises CheckpointError.
+    """
+    fields = {name: value for name, value in config.items() if name not in _CODE_FIELDS}
+    try:
+        parsed = CONFIG_MAPPING[fields["model_type"]].from_dict(fields)
+        with no_init_weights(), device or torch.get_default_device():
+            model = AutoModelForCausalLM.from_config(parsed, dtype=dtype, attn_implementation=NAME)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            "transformers cannot build this model from config.json",
+            got=f"{type(error).__name__}: {str(error)[:300]}",
+            fix="correct config.json, or update transformers",
+        ) from error
+    model.tie_weights()
+    return model.eval().requires_grad_(False)
+
+
+def compile_layers(model: Any) -> None:
+    """Let torch compile the decoder layer, once for all layers, with each layer's parallel projections as one product.
+
+    Costs seconds at the first step of every batch size. What lies before and behind the layers is compiled too.
+    """
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    base = model.base_model
+    for layer in base.layers:
+        for module in list(layer.modules()):
+            _fuse(module)
+        layer.compile(fullgraph=True, dynamic=False)
+    for child in base.children():
+        if child is not base.layers and not isinstance(child, nn.Embedding):
+            child.compile(dynamic=False)
+
+
+class Shared(nn.Module):
+    """Rows `start` .. `stop` of a product that parallel projections of one input share.
+
+    Compiled, each of them asks for the whole product and the compiler computes it once; eager, each computes its rows.
+    """
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, start: int, stop: int):
+        super().__init__()
+        self.weight, self.bias, self.start, self.stop = weight, bias, start, stop
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x times these rows, transposed, plus their bias."""
+        if torch.compiler.is_compiling():
+            return nn.functional.linear(x, self.weight, self.bias)[..., self.start : self.stop]
+        rows = slice(self.start, self.stop)
+        return nn.functional.linear(x, self.weight[rows], None if self.bias is None else self.bias[rows])
+
+
+def _fuse(module: nn.Module) -> None:
+    """Replace parallel linear layers by `Shared` ones over one weight; hooked or unlike ones stay as they are."""
+    for names in _FUSED:
+        parts = [getattr(module, name, None) for name in names]
+        if not all(type(part) is nn.Linear and not part._forward_hooks for part in parts):
+            continue
+        linears = [part for part in parts if isinstance(part, nn.Linear)]
+        if len({part.bias is None for part in linears}) > 1:
+            continue
+        weights: list[Tensor] = [part.weight for part in linears]
+        weight = nn.Parameter(torch.cat(weights), requires_grad=False)
+        biases: list[Tensor] = [part.bias for part in linears if part.bias is not None]
+        bias = nn.Parameter(torch.cat(biases), requires_grad=False) if biases else None
+        start = 0
+        for name, part in zip(names, linears, strict=True):
+            setattr(module, name, Shared(weight, bias, start, start + part.out_features))
+            start += part.out_features
+
+
+def _part_of(config: dict[str, Any], shape: ModelShape, styles: Mapping[str, str], count: int) -> dict[str, Any]:
+    """Return the config of one rank: its heads, and its part of the MLP where the plan splits that."""
+    if count == 1:
+        return config
+    part = config | {
+        "num_attention_heads": shape.heads // count,
+        "num_key_value_heads": shape.kv_heads // count,
+        "head_dim": shape.head_dim,
+    }
+    if any(".mlp." in name for name in styles):
+        part["intermediate_size"] = config["intermediate_size"] // count
+    return part
+
+
+def _sum_over(module: nn.Module, group: Any) -> None:
+    """Add up the ranks' outputs of a rowwise module."""
+    from torch.distributed._functional_collectives import all_reduce
+
+    module.register_forward_hook(lambda _module, _inputs, output: all_reduce(output, "sum", group))

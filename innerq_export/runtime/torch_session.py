@@ -1,0 +1,132 @@
+"""An engine folder in torch, from the checkpoint it was built from: the kernels on a card, or anything on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from innerq_export.artifacts import Checkpoint
+from innerq_export.checkpoint import open_checkpoint
+from innerq_export.engine.manifest import Manifest, rebuild_command
+from innerq_export.errors import ConfigError, EnvironmentMismatchError, OutOfMemoryError, UserError
+from innerq_export.runtime.base import Session
+from innerq_export.runtime.checks import preflight
+from innerq_export.runtime.torch_options import TorchOptions
+from innerq_export.runtime.torch_ranks import OtherRanks, Part, build_decoder
+
+
+class TorchSession(Session):
+    """Runs the checkpoint of an engine folder with the packed cache, on one card or several, or on the CPU.
+
+    Weights come from the checkpoint, which must be the one that the folder was built from. Raises what `preflight`
+    raises, UserError for a checkpoint that is gone or another one, and ConfigError for options that cannot hold.
+    `close` ends the processes of the other ranks; so does the end of this one.
+    """
+
+    backend = "torch"
+
+    def __init__(
+        self, folder: Path, options: TorchOptions | None = None, *, batch: int = 1, allow_unready: bool = False,
+        threads: int = 0,
+    ):  # fmt: skip
+        self.folder, options = Path(folder), options or TorchOptions()
+        self.manifest = preflight(self.folder, self.backend, allow_unready=allow_unready)
+        self.limit = self.manifest.model.max_positions
+        if threads:
+            torch.set_num_threads(threads)
+        dtype = getattr(torch, options.dtype or self.manifest.dtype)
+        part = Part(
+            checkpoint_of(self.manifest, self.folder), self.manifest.cache, dtype, _device(options.device),
+            options.tp, options.compiled, threads,
+        )  # fmt: skip
+        self._ranks: OtherRanks | None = None
+        try:
+            self._ranks = OtherRanks(part) if part.count > 1 else None
+            self._decoder = build_decoder(part)
+            if self._ranks:
+                self._ranks.wait()
+            self.reset(batch)
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemoryError("the card is too small for the weights", got=error, fix="--tp 2") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the other ranks."""
+        if self._ranks:
+            self._ranks.close()
+            self._ranks = None
+
+    def cache(self, layer: int) -> Mapping[str, Tensor]:
+        """Return rank 0's live tensors of a layer by part; the next step changes them."""
+        held = self._decoder.cache.layers[layer]
+        return {"window": held.window_B2HkvWD, "key_norm": held.key_norm_BHkvD, "blocks": held.blocks}
+
+    def _allocate(self, capacity: int) -> _Room:
+        self._tell("allocate", self.batch, capacity)
+        self._decoder.allocate(self.batch, capacity)
+        return _Room(self)
+
+    def _run(self, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
+        step = (feeds["input_ids"], feeds["past_length"], feeds["new_length"])
+        self._tell("step", *step)
+        try:
+            return self._decoder.step(*step).float().cpu().numpy()
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemoryError("the card is too small for this step", got=error, fix="fewer sequences") from error
+
+    def _tell(self, method: str, *arguments: object) -> None:
+        if self._ranks:
+            self._ranks.tell(method, *arguments)
+
+
+class _Room:
+    """The session's cache over all ranks, as `Session` grows it."""
+
+    def __init__(self, session: TorchSession):
+        self._session = session
+        self.capacity = session._decoder.cache.capacity
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all ranks' caches."""
+        ranks = self._session._ranks
+        return self._session._decoder.cache.nbytes * (ranks.count if ranks else 1)
+
+    def grow(self, capacity: int) -> None:
+        """Make room on every rank."""
+        self._session._tell("grow", capacity)
+        self._session._decoder.grow(capacity)
+        self.capacity = capacity
+
+
+def checkpoint_of(manifest: Manifest, folder: Path) -> Checkpoint:
+    """Return the checkpoint that the folder was built from. Raises UserError if it is gone or has changed."""
+    fix = rebuild_command(manifest, folder)
+    if manifest.source.endswith(".onnx"):
+        raise ConfigError(
+            "backend 'torch' needs a checkpoint", expected="an engine built from a Hugging Face checkpoint",
+            got=manifest.source, fix=f"innerq-export run {folder} --backend onnxruntime",
+        )  # fmt: skip
+    checkpoint = open_checkpoint(manifest.source)
+    if checkpoint.digest != manifest.source_digest:
+        raise UserError(
+            f"{manifest.source} is not the checkpoint that {folder} was built from",
+            expected=f"digest {manifest.source_digest[:12]}", got=f"digest {checkpoint.digest[:12]}", fix=fix,
+        )  # fmt: skip
+    return checkpoint
+
+
+def _device(name: str) -> str:
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise EnvironmentMismatchError(
+            "torch cannot use a card", expected="torch with CUDA, and a card",
+            got=f"torch {torch.__version__}, CUDA {torch.version.cuda or 'not built in'}", fix="--device cpu",
+        )  # fmt: skip
+    return ("cuda" if there else "cpu") if name == "auto" else name
