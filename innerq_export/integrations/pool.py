@@ -85,7 +85,7 @@ class PagePool:
         self.flags = torch.zeros(1, dtype=torch.int32, device=device)
         self.layers = [self._layer(config, dtype) for _ in range(text_config(config).num_hidden_layers)]
         self._running: dict[int, Sequence] = {}
-        self._decoding: tuple[int, ...] = ()
+        self._decoding: tuple[int, ...] | None = None
         self._view_of = lambda rows: PoolView(config, self, rows, kernels)
         self._all = self._view_of(slice(0, slots))
         self._one: dict[int, PoolView] = {}
@@ -134,7 +134,7 @@ class PagePool:
         self._extend({sequence: sequence.length + tokens})
         view = self._row_view(sequence.slot)
         view.columns = sequence.length
-        self._decoding = ()
+        self._decoding = None
         self.new_B[sequence.slot] = tokens
         sequence.length += tokens
         return view

@@ -1,0 +1,343 @@
+"""A long run of a page pool: sequences of random lengths join, fork and leave; what they said is recomputed alone.
+
+    python scripts/soak_decode.py --steps 100000                       # on the card, decode steps in a CUDA graph
+    compute-sanitizer python scripts/soak_decode.py --steps 40 --slots 4 --eager
+    python scripts/soak_decode.py --device cpu --steps 30 --slots 3    # without a card
+
+Held at the end: every recomputed token is the best of its logits or within --tolerance of it; no kernel dropped a
+token; free pages hold the poison they were given; all pages are back; memory is what it was after a tenth of the steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gc
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from innerq_export.integrations.library import Library
+from innerq_export.integrations.pages import PoolFullError
+from innerq_export.integrations.pool import PagePool, Sequence
+from innerq_export.integrations.transformers import InnerQCache
+
+POISON = 0x7E007E00  # two NaN in fp16: a scale that is read from a free page would be heard
+RSS_GROWTH = 64 << 20
+
+
+@dataclass(frozen=True)
+class Options:
+    """`sample`: one of so many sequences is recomputed, at most `samples`; `fault`: break a page table on purpose."""
+
+    steps: int = 100_000
+    slots: int = 32
+    pages: int = 320
+    max_tokens: int = 2048
+    prompt: int = 400
+    sample: int = 12
+    samples: int = 256
+    preset: str = "balanced"
+    tolerance: float = 0.05
+    seed: int = 0
+    eager: bool = False
+    fault: bool = False
+    device: str = "cuda"
+    kernels: Library | str = "auto"
+
+
+@dataclass
+class Sample:
+    """Tokens [length + 1] of a sequence that left, and the chunks in which its first tokens were fed."""
+
+    tokens_T: Tensor
+    chunks: list[int]
+
+
+@dataclass
+class Running:
+    """A sequence, the chunks it was fed in, the length at which it leaves."""
+
+    sequence: Sequence
+    chunks: list[int]
+    until: int
+
+
+@dataclass
+class Counts:
+    """What happened."""
+
+    joined: int = 0
+    forked: int = 0
+    refused: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    dropped: bool = False
+    samples: list[Sample] = field(default_factory=list)
+
+
+def tiny_llama(device: str, seed: int) -> torch.nn.Module:
+    """Return two layers of random weights with peaked attention, fp16."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=264, num_key_value_heads=2, head_dim=64, **sizes))
+    for name, weight in model.named_parameters():
+        if weight.ndim == 2:
+            gain = 1.6 if "q_proj" in name or "k_proj" in name else 1.0
+            torch.nn.init.normal_(weight, std=0.25 if "embed" in name else gain * weight.shape[1] ** -0.5)
+    return model.half().to(device).eval().requires_grad_(False)
+
+
+class Captured:
+    """A function of no arguments as a CUDA graph; as it is where there is no card or `eager`."""
+
+    def __init__(self, function, eager: bool):
+        self.call = function
+        if not eager:
+            stream = torch.cuda.Stream()
+            with torch.cuda.stream(stream):
+                for _ in range(3):
+                    function()
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                function()
+            self.call = graph.replay
+
+
+class Soak:
+    """The running batch: `text_BT` holds every row's tokens, the next one included."""
+
+    def __init__(self, model, options: Options):
+        self.model, self.options, self.random = model, options, random.Random(options.seed)
+        self.eager = options.eager or options.device == "cpu"
+        self.pool = PagePool(
+            model.config, options.preset, slots=options.slots, pages=options.pages, max_tokens=options.max_tokens,
+            device=options.device, kernels=options.kernels,
+        )  # fmt: skip
+        for layer in self.pool.layers:
+            layer.blocks.fill_(POISON)
+        self.text_BT = torch.zeros(options.slots, options.max_tokens + 1, dtype=torch.long, device=options.device)
+        self.running: list[Running] = []
+        self.counts = Counts()
+        view = self.pool.decode([])
+        self.decode = Captured(lambda: self._decode(view), self.eager)
+        self.prefix = self._prefix()
+
+    def run(self) -> Iterator[int]:
+        """Take the steps; yields the number of each."""
+        start = time.perf_counter()
+        for step in range(self.options.steps):
+            self._leave()
+            self._join(step)
+            self.pool.decode([one.sequence for one in self.running])
+            if self.options.fault and step == self.options.steps // 2:
+                self._exchange_pages()
+            self.decode.call()
+            self.counts.tokens += len(self.running)
+            yield step
+        self.counts.dropped = bool(self.pool.flags)
+        self.counts.seconds = time.perf_counter() - start
+        for one in [*self.running, self.prefix]:
+            self._give_back(one.sequence)
+
+    def _exchange_pages(self) -> None:
+        """The fault: two sequences read each other's first page."""
+        long = sorted(self.running, key=lambda one: -one.sequence.length)[:2]
+        rows = [one.sequence.slot for one in long]
+        self.pool.table_BP[rows, 0] = self.pool.table_BP[rows[::-1], 0]
+
+    def _decode(self, view) -> None:
+        length_B1 = self.pool.length_B[:, None]
+        ids_B1 = self.text_BT.gather(1, length_B1.long())
+        logits = self.model(ids_B1, position_ids=length_B1.long(), past_key_values=view).logits
+        at_B1 = self.pool.length_B[:, None].long()
+        new_B1 = torch.where(self.pool.new_B[:, None] > 0, logits[:, -1].argmax(-1, True), ids_B1)
+        self.text_BT.scatter_(1, at_B1, new_B1)
+
+    def _join(self, step: int) -> None:
+        """Let one sequence in where there is room; now and then the shared prefix is replaced by another."""
+        choose = self.random
+        if len(self.running) >= self.options.slots - 2 or (step > self.options.slots and choose.random() < 0.5):
+            return
+        forks, count = choose.random() < 0.3, choose.randint(1, self.options.prompt)
+        past = self.prefix.sequence.length if forks else 0
+        until = min(self.options.max_tokens, past + count + int(10 ** choose.uniform(1, 3.2)))
+        try:
+            if choose.random() < 0.02:
+                replaced, self.prefix = self.prefix, self._prefix()
+                self._give_back(replaced.sequence)
+                return
+            sequence = self.pool.fork(self.prefix.sequence, until) if forks else self.pool.join(until)
+        except PoolFullError:
+            self.counts.refused += 1
+            return
+        self.counts.joined += 1
+        self.counts.forked += forks
+        self.running.append(
+            self._prompted(sequence, self.prefix.chunks if forks else [], min(count, until - past), until)
+        )
+
+    def _prefix(self) -> Running:
+        """Return a sequence that rests: others begin as its forks."""
+        count = self.random.randint(1, self.options.prompt)
+        return self._prompted(self.pool.join(count), [], count, count)
+
+    def _prompted(self, sequence: Sequence, chunks: list[int], count: int, until: int) -> Running:
+        """Feed a random prompt of `count` tokens behind what the sequence holds."""
+        row, past = self.text_BT[sequence.slot], sequence.length
+        if past:
+            row[:past] = self.text_BT[self.prefix.sequence.slot, :past]
+        row[past : past + count] = torch.randint(0, 256, (count,), device=row.device)
+        position_1S = torch.arange(past, past + count, device=row.device)[None]
+        cache = self.pool.extend(sequence, count)
+        logits = self.model(row[None, past : past + count], position_ids=position_1S, past_key_values=cache).logits
+        row[past + count] = logits[0, -1].argmax()
+        return Running(sequence, [*chunks, count], until)
+
+    def _leave(self) -> None:
+        for one in [one for one in self.running if one.sequence.length >= one.until]:
+            self.running.remove(one)
+            if self.random.randrange(self.options.sample) == 0 and len(self.counts.samples) < self.options.samples:
+                tokens_T = self.text_BT[one.sequence.slot, : one.sequence.length + 1].to("cpu", copy=True)
+                self.counts.samples.append(Sample(tokens_T, one.chunks))
+            self._give_back(one.sequence)
+
+    def _give_back(self, sequence: Sequence) -> None:
+        if freed := self.pool.leave(sequence):
+            for layer in self.pool.layers:
+                layer.blocks[freed] = POISON
+
+
+class Check:
+    """Feeds recorded tokens, `rows` sequences at a time, to a cache of their own without pages."""
+
+    def __init__(self, model, options: Options, device: str, kernels: Library | str, rows: int, eager: bool):
+        self.model, self.rows, self.device = model, rows, device
+        self.cache = InnerQCache(model.config, options.preset, max_tokens=2 * options.max_tokens, kernels=kernels)
+        self.cache.early_initialization(rows, 2, 64, model.dtype, torch.device(device))
+        self.text_BT = torch.zeros(rows, options.max_tokens + 1, dtype=torch.long, device=device)
+        self.end_B, self.new_B = (torch.zeros(rows, dtype=torch.int32, device=device) for _ in range(2))
+        self.worst_B = torch.zeros(rows, device=device)
+        self.step = Captured(self._step, eager)
+
+    def worst(self, samples: list[Sample]) -> float:
+        """Return the largest distance of a recorded token's logit from the best one, over all samples."""
+        self.worst_B.zero_()
+        for first in range(0, len(samples), self.rows):
+            self._group(samples[first : first + self.rows])
+        return float(self.worst_B.max())
+
+    def _group(self, samples: list[Sample]) -> None:
+        self.cache.reset()
+        self.text_BT.zero_()
+        self.end_B.zero_()
+        for row, sample in enumerate(samples):
+            self.text_BT[row, : len(sample.tokens_T)] = sample.tokens_T.to(self.device)
+            self.end_B[row] = len(sample.tokens_T) - 1
+        for nth in range(max(len(sample.chunks) for sample in samples)):
+            self._chunk([sample.chunks for sample in samples], nth)
+        for _ in range(max(len(s.tokens_T) - 1 - sum(s.chunks) for s in samples)):
+            self.step.call()
+
+    def _chunk(self, chunks: list[list[int]], nth: int) -> None:
+        """Feed the nth chunk of every row; only what follows a row's last chunk was chosen by the model."""
+        rows = chunks + [[]] * (self.rows - len(chunks))
+        counts = [row[nth] if nth < len(row) else 0 for row in rows]
+        new_B = torch.tensor(counts, dtype=torch.int32, device=self.device)
+        at_BS = self.cache.length_B[:, None].long() + torch.arange(max(counts), device=self.device)
+        at_BS = at_BS.clamp(max=self.text_BT.shape[1] - 1)
+        with self.cache.ragged(new_B):
+            logits = self.model(self.text_BT.gather(1, at_BS), position_ids=at_BS, past_key_values=self.cache).logits
+        last_B = torch.tensor([nth == len(row) - 1 for row in rows], device=self.device)
+        self._compare(logits[torch.arange(self.rows, device=self.device), (new_B.long() - 1).clamp(min=0)], last_B)
+
+    def _step(self) -> None:
+        at_B1 = self.cache.length_B[:, None].long()
+        self.new_B.copy_(self.cache.length_B < self.end_B)
+        with self.cache.ragged(self.new_B):
+            logits = self.model(self.text_BT.gather(1, at_B1), position_ids=at_B1, past_key_values=self.cache).logits
+        self._compare(logits[:, -1], self.new_B > 0)
+
+    def _compare(self, logits_BV: Tensor, chosen_B: Tensor) -> None:
+        said_B1 = self.text_BT.gather(1, self.cache.length_B[:, None].long())
+        gap_B = (logits_BV.amax(-1) - logits_BV.gather(1, said_B1)[:, 0]).float()
+        self.worst_B.copy_(torch.where(chosen_B, torch.maximum(self.worst_B, gap_B), self.worst_B))
+
+
+def memory(device: str) -> tuple[int, int]:
+    """Return the bytes that torch holds on the card, and those of this process on the host."""
+    gc.collect()
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+    return (torch.cuda.memory_allocated() if device == "cuda" else 0), resident
+
+
+@torch.no_grad()
+def soak(options: Options) -> dict[str, object]:
+    """Run, recompute, and return what was found; `failures` says in words what must not be."""
+    model = tiny_llama(options.device, options.seed)
+    run = Soak(model, options)
+    for step in run.run():
+        if step == options.steps // 10:
+            before = memory(options.device)
+    after, counts = memory(options.device), run.counts
+    poisoned = all(bool((layer.blocks == POISON).all()) for layer in run.pool.layers)
+    start = time.perf_counter()
+    check = Check(model, options, options.device, options.kernels, options.slots, run.eager)
+    found: dict[str, object] = {
+        "steps": options.steps, "tokens": counts.tokens, "joined": counts.joined, "forked": counts.forked,
+        "refused_for_want_of_room": counts.refused, "seconds": round(counts.seconds, 1),
+        "recomputed": len(counts.samples), "recomputed_tokens": sum(len(s.tokens_T) for s in counts.samples),
+        "worst_logit_gap": check.worst(counts.samples),
+        "card_bytes": (before[0], after[0]), "host_bytes": (before[1], after[1]),
+    }  # fmt: skip
+    if short := sorted(counts.samples, key=lambda sample: len(sample.tokens_T))[:3]:
+        on_cpu = Check(model.cpu(), options, "cpu", "auto", len(short), True)
+        found["worst_logit_gap_to_the_reference"] = on_cpu.worst(short)
+    found["seconds_of_checks"] = round(time.perf_counter() - start, 1)
+    wrong = {
+        "a recomputed token was not the best": any(
+            found.get(name, 0.0) > options.tolerance for name in ("worst_logit_gap", "worst_logit_gap_to_the_reference")
+        ),
+        "a kernel dropped tokens": counts.dropped,
+        "nothing was recomputed": not counts.samples,
+        "a free page was written": not poisoned,
+        "pages did not come back": run.pool.pages.free != run.pool.pages.total,
+        "memory of the card grew": after[0] > before[0],
+        "memory of the host grew": after[1] > before[1] + RSS_GROWTH,
+    }
+    return found | {"failures": [name for name, holds in wrong.items() if holds]}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for option in dataclasses.fields(Options):
+        name, default = "--" + option.name.replace("_", "-"), option.default
+        if isinstance(default, bool):
+            parser.add_argument(name, action="store_true")
+        elif option.name != "kernels":
+            parser.add_argument(name, type=type(default), default=default)
+    parser.add_argument("--output", type=Path)
+    given = vars(parser.parse_args())
+    output = given.pop("output")
+    found = soak(Options(**given))
+    print(json.dumps(found, indent=1))
+    if output:
+        output.write_text(json.dumps(found, indent=1) + "\n")
+    return bool(found["failures"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
