@@ -22,6 +22,7 @@ ITEM_BYTES = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
     "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1, "BOOL": 1,
 }  # fmt: skip
+_METADATA = "__metadata__"
 _FIX = "download or convert the checkpoint again"
 
 
@@ -35,9 +36,19 @@ def read_header(file: Path) -> dict[str, TensorRef]:
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read", got=error.strerror or str(error)) from error
     entries = parse_object(text, f"safetensors header of {file}")
-    refs = [_tensor(file, name, entry, 8 + length) for name, entry in entries.items() if name != "__metadata__"]
+    refs = [_tensor(file, name, entry, 8 + length) for name, entry in entries.items() if name != _METADATA]
     _check_coverage(file, refs, 8 + length, size)
     return {ref.name: ref for ref in refs}
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """Return the texts by name in the header of `file`, which `read_header` has found in order; none is usual."""
+    with file.open("rb") as stream:
+        text = stream.read(int.from_bytes(stream.read(8), "little"))
+    found = parse_object(text, f"safetensors header of {file}").get(_METADATA, {})
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise CheckpointError(f"{file}: {_METADATA} is malformed", expected="texts by name", fix=_FIX)
+    return found
 
 
 def regular_file_size(file: Path) -> int:

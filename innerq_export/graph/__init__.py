@@ -3,5 +3,6 @@
 from innerq_export.graph.export import export_graph
 from innerq_export.graph.materialise import write_casts
 from innerq_export.graph.open import open_graph
+from innerq_export.graph.store import TraceStore
 
-__all__ = ["export_graph", "open_graph", "write_casts"]
+__all__ = ["TraceStore", "export_graph", "open_graph", "write_casts"]

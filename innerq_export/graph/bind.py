@@ -1,15 +1,17 @@
-"""Weights of a traced graph bound to the checkpoint: by reference where dtypes agree, else by streamed cast."""
+"""Weights of a traced graph bound to the checkpoint: by reference where nothing changes, else by streamed cast."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from innerq_export.artifacts import Checkpoint, TensorRef
 from innerq_export.errors import CheckpointError
 from innerq_export.graph.cast import SOURCE_DTYPES, TARGET_DTYPES, CastTensor
 from innerq_export.graph.reference import REFERENCED_DTYPES, ReferencedTensor, reference
+from innerq_export.graph.scale import ScaledTensor
 
 _SHOWN = 5
 _COMPARED = 1 << 20
@@ -42,14 +44,19 @@ def find_tensors(
     return found
 
 
-def bind_weights(model: ir.Model, tensors: Mapping[str, TensorRef]) -> None:
-    """Turn the weight inputs of `model` into initializers that refer to `tensors`. In place; reads no weight."""
+def bind_weights(
+    model: ir.Model, tensors: Mapping[str, TensorRef], factors: Mapping[str, np.ndarray] | None = None
+) -> None:
+    """Turn the weight inputs of `model` into initializers that refer to `tensors`. In place; reads no weight.
+
+    `factors`: by what the rows of some of them are multiplied when they are read (see ScaledTensor).
+    """
     graph = model.graph
     for value in [value for value in graph.inputs if value.name in tensors]:
         graph.inputs.remove(value)
         if value.uses():
-            ref = tensors[str(value.name)]
-            value.name, value.const_value = ref.name, _tensor(ref, value.dtype)
+            ref, factor_R = tensors[str(value.name)], (factors or {}).get(str(value.name))
+            value.name, value.const_value = ref.name, _tensor(ref, value.dtype, factor_R)
             graph.register_initializer(value)
 
 
@@ -85,7 +92,9 @@ def _check(ref: TensorRef, shape: Sequence[int]) -> None:
         )
 
 
-def _tensor(ref: TensorRef, dtype: ir.DataType | None) -> ReferencedTensor | CastTensor:
+def _tensor(ref: TensorRef, dtype: ir.DataType | None, factor_R: np.ndarray | None) -> ReferencedTensor | CastTensor:
     if dtype not in TARGET_DTYPES:
         raise CheckpointError(f"tensor '{ref.name}' cannot become {dtype}", got=ref.dtype)
+    if factor_R is not None:
+        return ScaledTensor(ref, dtype, factor_R)
     return reference(ref) if dtype == REFERENCED_DTYPES.get(ref.dtype) else CastTensor(ref, dtype)

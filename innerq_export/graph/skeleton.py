@@ -15,16 +15,17 @@ from innerq_export.graph.attention import NAME as ATTENTION
 _CODE_FIELDS = ("auto_map", "custom_pipelines")
 
 
-def build_skeleton(config: Mapping[str, Any], dtype: torch.dtype) -> PreTrainedModel:
+def build_skeleton(config: Mapping[str, Any], dtype: torch.dtype, attention: str = ATTENTION) -> PreTrainedModel:
     """Return the model of `config` in `dtype`, each parameter one expanded zero, in evaluation mode.
 
-    Only classes of the installed transformers are used, never code of the checkpoint. Raises CheckpointError.
+    `attention`: the name of a function in transformers' attention interface. Only classes of the installed transformers
+    are used, never code of the checkpoint. Raises CheckpointError.
     """
     fields = {name: value for name, value in config.items() if name not in _CODE_FIELDS}
     try:
         parsed = CONFIG_MAPPING[fields["model_type"]].from_dict(fields)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(parsed, dtype=dtype, attn_implementation=ATTENTION)
+            model = AutoModelForCausalLM.from_config(parsed, dtype=dtype, attn_implementation=attention)
     except CheckpointError:
         raise
     except Exception as error:

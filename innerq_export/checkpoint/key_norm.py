@@ -1,0 +1,97 @@
+"""A file of key normalisation: lambda of one checkpoint, calibrated once, for `key_norm="folded"` (SPEC section 5).
+
+safetensors with one tensor `key_norm` F16 [layers, Hkv, D]; its metadata say which checkpoint and which text it is of.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from innerq_export.artifacts import Checkpoint
+from innerq_export.checkpoint.header import read_header, read_metadata
+from innerq_export.errors import ConfigError, UserError
+
+FILE_NAME = "key_norm.safetensors"
+_FORMAT = "innerq_export key_norm 1"
+_TENSOR = "key_norm"
+_FIX = "calibrate again: innerq-export calibrate MODEL --text FILE -o KEY_NORM"
+
+
+@dataclass(frozen=True, eq=False)
+class KeyNorm:
+    """lambda [L, Hkv, D], fp16, positive and finite. `checkpoint`: the digest of the weights it belongs to.
+
+    `text`: name of the text it was calibrated on, `tokens`: how many of its tokens.
+    """
+
+    lambda_LHkvD: np.ndarray
+    checkpoint: str
+    text: str
+    tokens: int
+
+    @property
+    def summary(self) -> str:
+        """One line for people."""
+        smallest, largest = self.lambda_LHkvD.min(), self.lambda_LHkvD.max()
+        return f"calibrated on {self.tokens:,} tokens of {self.text}, lambda {smallest:.3g} to {largest:.3g}"
+
+
+def write_key_norm(norm: KeyNorm, file: Path) -> None:
+    """Write `file` in one rename. Raises UserError where that cannot be."""
+    from safetensors.numpy import save
+
+    facts = {name: str(value) for name, value in asdict(norm).items() if name != "lambda_LHkvD"}
+    draft = file.with_name(f".{file.name}.new")
+    try:
+        draft.write_bytes(save({_TENSOR: norm.lambda_LHkvD}, metadata={"format": _FORMAT} | facts))
+        os.replace(draft, file)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise UserError(f"{file} cannot be written", got=error, fix="name another file with -o") from error
+
+
+def read_key_norm(file: Path) -> KeyNorm:
+    """Return what `write_key_norm` wrote. CheckpointError or ConfigError for anything else, with the value at fault."""
+    tensors = read_header(file)
+    facts = read_metadata(file)
+    ref = tensors.get(_TENSOR)
+    if facts.get("format") != _FORMAT or len(tensors) != 1 or ref is None or not facts.get("tokens", "").isdigit():
+        got = f"format {facts.get('format', 'of something else')!r}, tensors {', '.join(list(tensors)[:3])}"
+        raise ConfigError(f"{file} is no file of key normalisation", expected=_FORMAT, got=got[:200], fix=_FIX)
+    if ref.dtype != "F16" or len(ref.shape) != 3:
+        raise ConfigError(f"{file}: malformed", expected="F16 [layers, Hkv, D]", got=f"{ref.dtype} {ref.shape}")
+    found = np.fromfile(file, "<f2", offset=ref.offset, count=ref.nbytes // 2).reshape(ref.shape)
+    _check_values(found, file)
+    return KeyNorm(found, facts.get("checkpoint", ""), facts.get("text", ""), int(facts["tokens"]))
+
+
+def check_key_norm(norm: KeyNorm, checkpoint: Checkpoint) -> None:
+    """Raise ConfigError unless `norm` was calibrated on the weights of `checkpoint`."""
+    shape = checkpoint.shape
+    expected = (shape.layers, shape.kv_heads, shape.head_dim)
+    if norm.lambda_LHkvD.shape != expected:
+        got = norm.lambda_LHkvD.shape
+        raise ConfigError("the key normalisation is of another model", expected=expected, got=got, fix=_FIX)
+    if norm.checkpoint != checkpoint.digest:
+        raise ConfigError(
+            "the key normalisation was calibrated on other weights",
+            expected=f"checkpoint {checkpoint.digest[:16]}",
+            got=norm.checkpoint[:16],
+            fix=_FIX,
+        )
+
+
+def _check_values(found: np.ndarray, file: Path) -> None:
+    bad = np.argwhere(~(np.isfinite(found) & (found > 0)))
+    if len(bad):
+        layer, head, channel = bad[0].tolist()
+        raise ConfigError(
+            f"{file}: lambda of layer {layer}, KV head {head}, channel {channel}",
+            expected="a positive finite number",
+            got=found[layer, head, channel],
+            fix=_FIX,
+        )
