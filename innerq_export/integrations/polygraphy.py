@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx
 
-    from innerq_export.parity.ops import OpBackend
-    from innerq_export.spec import CacheConfig
 
 Arrays = Mapping[str, "np.ndarray"]
 
@@ -93,34 +91,6 @@ class ReferenceRunner(BaseRunner):
     def deactivate_impl(self) -> None:
         """Let the model go."""
         del self._evaluator, self._inputs
-
-
-class OpRunner(BaseRunner):
-    """One op of any backend of parity (function bodies, kernels, plugin) under Polygraphy's comparator."""
-
-    def __init__(self, backend: OpBackend, op: Op, config: CacheConfig, dtype: str = "float16"):
-        super().__init__(name=f"innerq {op.name} on {backend.name}")
-        self._backend, self._op, self._config, self._dtype = backend, op, config, dtype
-
-    def get_input_metadata_impl(self) -> TensorMetadata:
-        """Return the ports of the op table; every size may vary."""
-        import numpy as np
-
-        metadata = TensorMetadata()
-        for port in self._op.inputs_for(self._config, self._backend.layout):
-            dtype = self._dtype if port.dtype == "T" else port.dtype
-            metadata.add(port.name, dtype=np.dtype(dtype), shape=[-1] * len(port.shape))
-        return metadata
-
-    def infer_impl(self, feed_dict: Arrays) -> OrderedDict[str, np.ndarray]:
-        """Run once."""
-        import torch
-
-        start = time.perf_counter()
-        inputs = {name: torch.from_numpy(array.copy()) for name, array in feed_dict.items()}
-        outputs = self._backend.run(self._op, self._config, inputs)
-        self.inference_time = time.perf_counter() - start
-        return OrderedDict((name, tensor.numpy()) for name, tensor in outputs.items())
 
 
 class ReferenceRunnerArgs(BaseRunnerArgs):

@@ -16,12 +16,16 @@ from innerq_export.parity.tolerances import model_floor_db
 from innerq_export.progress import Progress, Silent, Step
 
 if TYPE_CHECKING:
+    from polygraphy.comparator import AccuracyResults
+
     from innerq_export.engine.manifest import Manifest
+    from innerq_export.parity.accuracy import Tally
     from innerq_export.parity.call import Call
     from innerq_export.parity.ladder import Ladder, Recorded
-    from innerq_export.parity.observation import Runner
+    from innerq_export.parity.ops.rungs import RungOutcome
+    from innerq_export.parity.runners.base import EngineRunner
 
-REPORT_NAME = "parity.json"
+REPORT_NAME, ACCURACY_NAME = "parity.json", "parity-accuracy.json"
 SEEDS = {"fast": (0,), "full": tuple(range(10))}
 _SMALL_BYTES = 200 << 20
 _BELOW_FAILED = "a rung below it failed"
@@ -29,12 +33,23 @@ _BELOW_FAILED = "a rung below it failed"
 
 @dataclass
 class Checked:
-    """A report, and for --save and --bisect what was seen: every call on the text, the one that failed; the floor."""
+    """A report, what was compared by the name of its backend, and the least dB of logits.
+
+    For --save and --bisect what was seen: every call on the text, and the one that failed.
+    """
 
     report: ParityReport
+    compared: list[tuple[str, Tally]]
     floor_db: float
     call: Call | None = None
     recorded: list[Recorded] = field(default_factory=list)
+
+    @property
+    def accuracy(self) -> AccuracyResults:
+        """The worst result of every output and case, in Polygraphy's types."""
+        from innerq_export.parity.accuracy import accuracy_results
+
+        return accuracy_results(self.compared)
 
 
 def check_engine(
@@ -80,9 +95,12 @@ def look_closely(
     threads = 1 if size < _SMALL_BYTES else 0
     with (progress or Silent()).stage("parity") as step, torch_threads(threads):
         step.advance(0.0, "the ops alone")
-        runner = OnnxRuntimeRunner(folder, manifest.model.layers, threads, shipped=size < _SMALL_BYTES)
-        below, finding = _check_ops(folder, manifest, extent, only)
-        checked = check_runner(runner, folder, manifest, source, chosen, step, only=only, below=(below, finding))
+        with OnnxRuntimeRunner(folder, manifest.model.layers, threads, shipped=size < _SMALL_BYTES) as runner:
+            outcomes = _check_ops(folder, manifest, extent, only)
+            below = [outcome.result for outcome in outcomes]
+            finding = next((outcome.finding for outcome in outcomes if outcome.finding), None)
+            checked = check_runner(runner, folder, manifest, source, chosen, step, only=only, below=(below, finding))
+            checked.compared = [*((outcome.result.backend, outcome.tally) for outcome in outcomes), *checked.compared]
         if extent == "full" and checked.report.passed and (not only or "presets" in only):
             below = [*checked.report.rungs, _presets(folder, manifest, source, size)]
             checked.report = checked.report.replace(rungs=tuple(below))
@@ -91,7 +109,7 @@ def look_closely(
 
 
 def check_runner(
-    runner: Runner,
+    runner: EngineRunner,
     folder: Path,
     manifest: Manifest,
     source: Checkpoint | Path | None,
@@ -101,7 +119,10 @@ def check_runner(
     only: Collection[str] = (),
     below: tuple[Sequence[RungResult], Finding | None] = ((), None),
 ) -> Checked:
-    """Climb the engine's rungs with it run by `runner`; `below` are results of the ops, and what was found there."""
+    """Climb the engine's rungs with it run by `runner`, which is active.
+
+    `below` are the results of the ops, and what was found there.
+    """
     from innerq_export.parity.ladder import open_ladder
     from innerq_export.parity.plans import NAME, plan_results
     from innerq_export.parity.text import token_streams
@@ -131,25 +152,21 @@ def check_runner(
     if finding:
         report = report.replace(passed=False, finding=finding)
     floor_db = model_floor_db(manifest.dtype, manifest.model.layers)
-    return Checked(report, floor_db, ladder.failed_call, ladder.recorded)
+    return Checked(report, ladder.compared, floor_db, ladder.failed_call, ladder.recorded)
 
 
-def _check_ops(
-    folder: Path, manifest: Manifest, extent: str, only: Collection[str]
-) -> tuple[list[RungResult], Finding | None]:
+def _check_ops(folder: Path, manifest: Manifest, extent: str, only: Collection[str]) -> list[RungOutcome]:
     """Run the rungs below the engine until one finds something; the rest is listed as not run."""
     from innerq_export.parity.ops import distinct_functions
     from innerq_export.parity.ops.rungs import OpSetting, op_rungs
 
     functions = distinct_functions(folder / "model.onnx", manifest.model.layers)
     setting = OpSetting(manifest.cache, manifest.model, manifest.dtype, SEEDS[extent])
-    results: list[RungResult] = []
-    finding: Finding | None = None
+    outcomes: list[RungOutcome] = []
     for rung in op_rungs(functions, setting, only):
-        outcome = rung.run() if finding is None else rung.not_run(_BELOW_FAILED)
-        results.append(outcome.result)
-        finding = finding or outcome.finding
-    return results, finding
+        failed = any(outcome.finding for outcome in outcomes)
+        outcomes.append(rung.not_run(_BELOW_FAILED) if failed else rung.run())
+    return outcomes
 
 
 def _presets(folder: Path, manifest: Manifest, source: Checkpoint | Path | None, size: int) -> RungResult:

@@ -39,6 +39,18 @@ def first_difference(expected: Cache, held: Mapping[str, Tensor]) -> Difference 
     return None
 
 
+def block_difference(part: str, want: Tensor, got: Tensor, sink: int) -> Difference | None:
+    """Return the first place where tensors [B, Hkv, N, ...] differ bit for bit; `part` 'records' for packed blocks."""
+    want_bits, got_bits = ((_bits(x) if x.dtype != torch.int8 else x) for x in (want, got))
+    if torch.equal(want_bits, got_bits):
+        return None
+    place = _first(want_bits != got_bits)
+    sequence, head, block, *inner = place
+    token, channel = (None, inner[0]) if part == "records" else _inside(part, block, inner, sink)
+    numbers = want[tuple(place)].item(), got[tuple(place)].item()
+    return Difference(part, sequence, head, block, token, channel, *numbers)
+
+
 def _norms(expected: Cache, held: Mapping[str, Tensor], b: int) -> Difference | None:
     want, got = expected.key_norm_BHkvD[b], held["key_norm"][b]
     if torch.equal(want, got):

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from innerq_export.artifacts import Checkpoint, ModelShape
 from innerq_export.engine.manifest import Manifest
+from innerq_export.parity.accuracy import Tally
 from innerq_export.parity.call import Call
 from innerq_export.parity.cases import Case
-from innerq_export.parity.observation import Runner
 from innerq_export.parity.onnx_source import OnnxSource
 from innerq_export.parity.report import FAILED, NOT_RUN, PASSED, REPORTED, Finding, RungResult
 from innerq_export.parity.rungs import (
@@ -27,6 +27,7 @@ from innerq_export.parity.rungs import (
     TokensRung,
     UnquantisedRung,
 )
+from innerq_export.parity.runners.base import EngineRunner
 from innerq_export.parity.torch_model import TorchModel
 from innerq_export.reference import Cache, empty_cache
 from innerq_export.spec import CacheConfig, blocks_of
@@ -34,7 +35,10 @@ from innerq_export.spec import CacheConfig, blocks_of
 
 @dataclass(frozen=True)
 class Recorded:
-    """One call for --save: its tokens, its logits, which sequences got tokens and which hold a block by now."""
+    """One call for --save: its tokens, its logits, which sequences got tokens and which hold a block by now.
+
+    `last_B`: the newest token of each sequence, counted from 0.
+    """
 
     case: str
     index: int
@@ -42,10 +46,11 @@ class Recorded:
     logits_BV: Tensor
     active: tuple[int, ...]
     quantised: tuple[bool, ...]
+    last_B: tuple[int, ...]
 
 
 def open_ladder(
-    runner: Runner,
+    runner: EngineRunner,
     manifest: Manifest,
     source: Checkpoint | Path | None,
     streams_BT: Tensor,
@@ -84,7 +89,7 @@ class Ladder:
     config: CacheConfig
     shape: ModelShape
     dtype: str
-    runner: Runner
+    runner: EngineRunner
     model: TorchModel | None
     rungs: Sequence[Rung]
 
@@ -104,7 +109,7 @@ class Ladder:
         for index, new in enumerate(case.calls):
             new_B = torch.tensor(new, dtype=torch.int32)
             ids_BS = _rows(streams_BT, past_B, new_B) if chosen_B1 is None else chosen_B1
-            seen = self.runner.step(ids_BS, new_B)
+            seen = self.runner.call(ids_BS, new_B)
             call = Call(case.name, index, ids_BS, past_B, new_B, seen, caches, self.model, chosen_B1 is None)
             if case.free:
                 chosen_B1 = seen.logits_BV.argmax(-1, keepdim=True)
@@ -113,8 +118,9 @@ class Ladder:
                 return False
             if call.teacher_forced and not case.free:
                 quantised = tuple(call.after[0].blocks_held(b) > 0 for b in range(case.batch))
+                last = tuple((past_B + new_B - 1).tolist())
                 active = tuple(call.active)
-                self.recorded.append(Recorded(case.name, index, ids_BS, seen.logits_BV, active, quantised))
+                self.recorded.append(Recorded(case.name, index, ids_BS, seen.logits_BV, active, quantised, last))
             caches, past_B = call.after, past_B + new_B
             tick()
         return True
@@ -128,6 +134,11 @@ class Ladder:
     def layers_db(self) -> tuple[float, ...]:
         """The worst attention output of each layer, in dB."""
         return tuple(next((rung.layers_db for rung in self.rungs if isinstance(rung, AttentionRung)), ()))
+
+    @property
+    def compared(self) -> list[tuple[str, Tally]]:
+        """What every rung has compared, each with the name of the runner."""
+        return [(self.runner.name, rung.tally) for rung in self.rungs]
 
     def results(self, otherwise: str = "a rung below it failed") -> tuple[RungResult, ...]:
         """Return what every rung has to say; `otherwise`: why one that lacks nothing has not run."""

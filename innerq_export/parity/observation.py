@@ -1,12 +1,19 @@
-"""What a runner shows of one call, and what a runner is."""
+"""What a runner shows of one call."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+_PROBES = ("key", "value", "query", "attention")
 
 
 @dataclass(frozen=True)
@@ -41,17 +48,17 @@ class Seen:
     layers: tuple[LayerSeen, ...]
     shipped: Shipped | None = None
 
-
-class Runner(Protocol):
-    """Something that runs an engine and lets parity look inside.
-
-    `start` forgets everything and opens `batch` sequences; `step` adds the first `new_length_B[b]` tokens of each row.
-    """
-
-    name: str
-
-    def start(self, batch: int) -> None:
-        """Open `batch` empty sequences."""
-
-    def step(self, ids_BS: Tensor, new_length_B: Tensor) -> Seen:
-        """Run one call. What it returns may be overwritten by the next call."""
+    def outputs(self) -> OrderedDict[str, np.ndarray]:
+        """Return everything flat: logits, key_0, present_window_0, ...; shipped_logits, shipped_window_0, ..."""
+        named = OrderedDict(logits=self.logits_BV)
+        for index, layer in enumerate(self.layers):
+            parts = zip(
+                _PROBES, (layer.key_BHkvSD, layer.value_BHkvSD, layer.query_BHqSD, layer.output_BHqSD), strict=True
+            )
+            named |= {f"{part}_{index}": tensor for part, tensor in parts}
+            named |= {f"present_{part}_{index}": tensor for part, tensor in layer.cache.items()}
+        if self.shipped:
+            named["shipped_logits"] = self.shipped.logits_BV
+            for index, cache in enumerate(self.shipped.caches):
+                named |= {f"shipped_{part}_{index}": tensor for part, tensor in cache.items()}
+        return OrderedDict((name, tensor.numpy()) for name, tensor in named.items())

@@ -48,6 +48,12 @@ def save(checked: Checked, path: Path) -> None:
         results.save(str(path))
 
 
+def save_accuracy(checked: Checked, path: Path) -> None:
+    """Write what was compared as AccuracyResults: `polygraphy check accuracy` holds them to other thresholds."""
+    with quiet():
+        checked.accuracy.save(str(path))
+
+
 def load(path: Path) -> Recording:
     """Return what `save` wrote. UserError for anything else."""
     from polygraphy.comparator import RunResults
@@ -84,39 +90,64 @@ def compared(checked: Checked, other: Recording) -> ParityReport:
     return report.replace(rungs=(*report.rungs, rung), finding=finding, passed=finding is None)
 
 
+@dataclass(frozen=True)
+class _Row:
+    """The logits of one sequence after one call."""
+
+    call: Recorded
+    sequence: int
+    kept: dict[str, Any]
+
+    @property
+    def pair(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What was saved, and what is said here."""
+        return {"logits": self.kept["logits"][self.sequence]}, {"logits": self.call.logits_BV[self.sequence].numpy()}
+
+
 def _compare(here: list[Recorded], other: Recording, floor: float) -> tuple[dict[str, float], Finding | None]:
-    import torch
+    from innerq_export.parity.accuracy import KlCompareFunc, WorstRowCompareFunc
 
-    from innerq_export.parity.metrics import decibels, kl_divergence
-
-    worst, kls, finding = float("inf"), [], None
-    for call, kept in zip(here, other.calls, strict=True):
-        expected_BV = torch.from_numpy(kept["logits"])
-        level_B, kl_B = decibels(expected_BV, call.logits_BV), kl_divergence(expected_BV, call.logits_BV)
-        for b in call.active:
-            if call.quantised[b]:
-                kls.append(kl_B[b].item())
-                continue
-            worst = min(worst, level_B[b].item())
-            if level_B[b] < floor and finding is None:
-                got = f"{level_B[b].item():.1f} dB"
-                finding = _finding(call, b, "logits differ before anything is quantised", f"{floor:.1f} dB", got)
+    rows = [_Row(call, b, kept) for call, kept in zip(here, other.calls, strict=True) for b in call.active]
+    plain = [row for row in rows if not row.call.quantised[row.sequence]]
+    blocks = [row for row in rows if row.call.quantised[row.sequence]]
+    levels = [result.snr for result in _accuracy(plain, WorstRowCompareFunc(floor))]
+    kls = [result.kl for result in _accuracy(blocks, KlCompareFunc(MEAN_KL))]
     mean = sum(kls) / max(1, len(kls))
-    if finding is None and not mean <= MEAN_KL:
-        finding = _finding(here[-1], None, "logits drift apart", f"mean KL of {MEAN_KL}", f"{mean:.4g}")
-    return {"worst dB": worst, "mean KL": mean, "worst KL": max(kls, default=0.0)}, finding
+    figures = {"worst dB": min(levels, default=float("inf")), "mean KL": mean, "worst KL": max(kls, default=0.0)}
+    for row, level in zip(plain, levels, strict=True):
+        if not level >= floor:
+            what = "logits differ before anything is quantised"
+            return figures, _finding(row, what, f"at least {floor:.1f} dB", f"{level:.1f} dB")
+    if not mean <= MEAN_KL:
+        first, kl = next(pair for pair in zip(blocks, kls, strict=True) if not pair[1] <= MEAN_KL)
+        what = "logits drift apart once blocks are held; this token is the first beyond what the mean may be"
+        return figures, _finding(first, what, f"mean KL of {MEAN_KL}", f"{mean:.4g}, here {kl:.4g}")
+    return figures, None
 
 
-def _finding(call: Recorded, sequence: int | None, what: str, expected: str, got: str) -> Finding:
+def _accuracy(rows: list[_Row], compare_func: Any) -> list[Any]:
+    """Return what Polygraphy's comparator says of every row."""
+    from polygraphy.comparator import Comparator, IterationResult, RunResults
+
+    results = RunResults()
+    for side, name in enumerate(("saved", "here")):
+        results.append((name, [IterationResult(row.pair[side], runtime=0.0, runner_name=name) for row in rows]))
+    with quiet():
+        (accuracy,) = Comparator.compare_accuracy(results, compare_func=compare_func)
+    return [iteration["logits"] for iterations in accuracy.values() for iteration in iterations]
+
+
+def _finding(row: _Row, what: str, expected: str, got: str) -> Finding:
     return Finding(
         rung=_RUNG,
         what=f"the saved {what}",
         expected=expected,
         got=got,
         advice="run parity without --against on both machines: the one that fails there is wrong",
-        case=call.case,
-        call=call.index,
-        sequence=sequence,
+        case=row.call.case,
+        call=row.call.index,
+        sequence=row.sequence,
+        token=row.call.last_B[row.sequence],
     )
 
 

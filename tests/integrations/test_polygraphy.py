@@ -49,7 +49,7 @@ def test_pluginref_knows_both_ops(op, pieces) -> None:
 def test_our_runners_compare_with_each_other(tiny_engine) -> None:
     from polygraphy.comparator import Comparator, SimpleCompareFunc
 
-    from innerq_export.integrations.polygraphy import OpRunner
+    from innerq_export.parity.runners import OpRunner
 
     inputs = resolve(APPEND.generator)(CONFIG, "logical", CASE)
     feed = {name: tensor.nan_to_num().numpy() for name, tensor in inputs.items()}

@@ -66,7 +66,8 @@ def climb(torch_model, tiny_checkpoint):
 
         runner = EmulatedRunner(torch_model, CONFIG, shape, "float16", damage)
         ladder = Ladder(CONFIG, shape, "float16", runner, torch_model, rungs)
-        ladder.climb(CASE, streams_BT, lambda: None)
+        with runner:
+            ladder.climb(CASE, streams_BT, lambda: None)
         return ladder
 
     return run

@@ -55,7 +55,8 @@ def sees(torch_model, tiny_checkpoint):
 
         runner = EmulatedRunner(torch_model, CONFIG, SHAPE, "float16", damage, mutation.attention)
         ladder = Ladder(CONFIG, SHAPE, "float16", runner, torch_model, (rung,))
-        return not ladder.climb(CASE, streams_BT, lambda: None)
+        with runner:
+            return not ladder.climb(CASE, streams_BT, lambda: None)
 
     def found(mutation: Mutation) -> tuple[str, ...]:
         seen = {"op": op_rung(MutatedOps(mutation), SETTING).run().finding is not None}
@@ -118,9 +119,10 @@ def test_no_false_alarm_of_the_engine_rungs(seed: int, tmp_path) -> None:
         TokensRung(2, "float16"),
         FullPrecisionRung(2, "float16", plain),
     )
-    ladder = Ladder(CONFIG, SHAPE, "float16", EmulatedRunner(model, CONFIG, SHAPE, "float16"), model, rungs)
-    for case in (CASE, prompts_case(3, 9, decode=2), free_case(10, 8)):
-        assert ladder.climb(case, streams_BT, lambda: None), ladder.finding.text()
+    with EmulatedRunner(model, CONFIG, SHAPE, "float16") as runner:
+        ladder = Ladder(CONFIG, SHAPE, "float16", runner, model, rungs)
+        for case in (CASE, prompts_case(3, 9, decode=2), free_case(10, 8)):
+            assert ladder.climb(case, streams_BT, lambda: None), ladder.finding.text()
 
 
 def test_full_precision_sees_a_window_fault_before_the_first_block(torch_model, tiny_checkpoint) -> None:
@@ -130,4 +132,5 @@ def test_full_precision_sees_a_window_fault_before_the_first_block(torch_model, 
     runner = EmulatedRunner(torch_model, CONFIG, SHAPE, "float16", lambda layer, cache: damage(cache))
     rung = FullPrecisionRung(2, "float16", plain)
     ladder = Ladder(CONFIG, SHAPE, "float16", runner, torch_model, (rung,))
-    assert not ladder.climb(prompts_case(8, decode=3), streams_BT, lambda: None)
+    with runner:
+        assert not ladder.climb(prompts_case(8, decode=3), streams_BT, lambda: None)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from innerq_export.integrations import calls, structs, views
 from innerq_export.integrations.cache import empty_packed_cache
+from innerq_export.parity.compare import Difference, block_difference
 from innerq_export.parity.ops.kernels import KernelOps
 from innerq_export.reference import Blocks, empty_blocks, pack, unpack
 from innerq_export.spec import CacheConfig
@@ -73,15 +73,18 @@ class KernelPacking:
 
 def round_trip_fault(
     side: ReferencePacking | KernelPacking, config: CacheConfig, kv_heads: int, head_dim: int, seed: int
-) -> str:
-    """Return '' if random blocks survive pack and unpack, in the order that the reference writes; else which part."""
+) -> Difference | None:
+    """Return None if random blocks survive pack and unpack, in the order that the reference writes; else the place.
+
+    A word of a record counts as its channel.
+    """
     blocks = random_blocks(config, kv_heads, head_dim, seed)
-    records = side.pack(config, blocks)
-    if not torch.equal(records, pack(config, blocks)):
-        return "records"
-    back: Mapping[str, Tensor] = side.unpack(config, records, head_dim).tensors()
-    wrong = [part for part, tensor in blocks.tensors().items() if not torch.equal(_bits(tensor), _bits(back[part]))]
-    return wrong[0] if wrong else ""
+    records, expected = side.pack(config, blocks), pack(config, blocks)
+    if not torch.equal(records, expected):
+        return block_difference("records", expected, records, config.sink)
+    back = side.unpack(config, records, head_dim).tensors()
+    found = (block_difference(part, want, back[part], config.sink) for part, want in blocks.tensors().items())
+    return next((difference for difference in found if difference), None)
 
 
 def random_blocks(config: CacheConfig, kv_heads: int, head_dim: int, seed: int) -> Blocks:
@@ -108,7 +111,3 @@ def _view(blocks: Blocks) -> structs.Logical:
         value_zeros_BHkvNBD=views.pointer(blocks.value_zeros_BHkvND),
         length_B=None,
     )
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().view(torch.int16) if tensor.dtype == torch.float16 else tensor

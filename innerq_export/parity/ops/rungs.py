@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from innerq_export.artifacts import ModelShape
 from innerq_export.errors import UserError
+from innerq_export.parity.accuracy import Tally, equality, signal
+from innerq_export.parity.compare import Difference
 from innerq_export.parity.ops.base import OpBackend
 from innerq_export.parity.ops.cases import op_cases
-from innerq_export.parity.ops.compare import OpDifference, append_difference, attention_difference, bits_differ
+from innerq_export.parity.ops.compare import OpDifference, append_difference, attention_difference, bits_difference
 from innerq_export.parity.ops.functions import FunctionOps
 from innerq_export.parity.ops.kernels import KernelOps
 from innerq_export.parity.ops.packing import KernelPacking, ReferencePacking, round_trip_fault
@@ -17,7 +20,7 @@ from innerq_export.parity.ops.plugin import PluginOps
 from innerq_export.parity.ops.plugin_host import HostDiedError
 from innerq_export.parity.report import FAILED, NOT_RUN, PASSED, Finding, RungResult
 from innerq_export.spec import CacheConfig
-from innerq_export.spec.ops import APPEND, ATTENTION, OPS, Op, OpCase
+from innerq_export.spec.ops import APPEND, ATTENTION, OPS, OpCase
 
 PACKING, OP, PLUGIN = "packing", "op", "plugin"
 _PACKING_HOLDS = "records and blocks turn into each other bit for bit"
@@ -43,22 +46,26 @@ class OpSetting:
 
 @dataclass(frozen=True)
 class RungOutcome:
-    """A rung's result on one backend, and what it found."""
+    """A rung's result on one backend, what it found, and what was compared."""
 
     result: RungResult
     finding: Finding | None = None
+    tally: Tally = field(default_factory=Tally)
 
 
 @dataclass(frozen=True)
 class OpRung:
-    """A rung on one backend: `lacks` is why it cannot run; `check` answers with its figures and what it found."""
+    """A rung on one backend: `lacks` is why it cannot run; `check` answers with its figures and what it found.
+
+    `check` puts what it compares into the tally that it is given.
+    """
 
     name: str
     backend: str
     holds: str
     lacks: str
     calls: int
-    check: Callable[[], tuple[dict[str, float], Finding | None]]
+    check: Callable[[Tally], tuple[dict[str, float], Finding | None]]
 
     def not_run(self, reason: str) -> RungOutcome:
         """Return the result of not running it."""
@@ -68,24 +75,27 @@ class OpRung:
         """Run unless something is lacking; an implementation that raises or dies has failed."""
         if self.lacks:
             return self.not_run(self.lacks)
+        tally = Tally()
         try:
-            figures, finding = self.check()
+            figures, finding = self.check(tally)
         except (UserError, HostDiedError, RuntimeError, AssertionError) as error:
             text = str(error).splitlines()[0] if str(error) else type(error).__name__
-            figures, finding = {}, _finding(self.name, self.backend, "a call failed", "outputs", text, 0)
+            figures, finding = {}, _finding(self.name, self.backend, "a call failed", expected="outputs", got=text)
         status = FAILED if finding else PASSED
         result = RungResult(self.name, status, self.holds, self.calls, figures, backend=self.backend)
-        return RungOutcome(result, finding)
+        return RungOutcome(result, finding, tally)
 
 
 def packing_rung(side: ReferencePacking | KernelPacking, setting: OpSetting) -> OpRung:
     """Rung 0."""
 
-    def check() -> tuple[dict[str, float], Finding | None]:
+    def check(tally: Tally) -> tuple[dict[str, float], Finding | None]:
         sizes = (min(2, setting.shape.kv_heads), setting.shape.head_dim)
         for seed in setting.seeds:
-            if part := round_trip_fault(side, setting.config, *sizes, seed):
-                return {}, _finding(PACKING, side.name, f"{part} does not survive packing", "equal bits", part, seed)
+            wrong = round_trip_fault(side, setting.config, *sizes, seed)
+            tally.add(f"seed {seed}", "packing", equality(wrong.got - wrong.expected if wrong else None))
+            if wrong:
+                return {}, _place(PACKING, side.name, f"{wrong.part} does not survive packing", wrong, f"seed {seed}")
         return {}, None
 
     lacks = side.lacks(setting.config, setting.dtype)
@@ -99,12 +109,15 @@ def op_rung(backend: OpBackend, setting: OpSetting) -> OpRung:
         layer, scale = backend.layer, backend.scale
     floor = ATTENTION.tolerance.min_db[setting.dtype]
 
-    def check() -> tuple[dict[str, float], Finding | None]:
+    def check(tally: Tally) -> tuple[dict[str, float], Finding | None]:
         worst = float("inf")
         for case in setting.cases:
             wrong = append_difference(backend, setting.config, case)
+            off = wrong.cache.got - wrong.cache.expected if wrong and wrong.cache else None
+            tally.add(_named(case), APPEND.name, equality(off))
             if not wrong:
                 level, wrong = attention_difference(backend, setting.config, case, scale)
+                tally.add(_named(case), ATTENTION.name, signal(level, floor))
                 worst = min(worst, level)
             if wrong:
                 return {"worst dB": worst}, _op_finding(backend.name, wrong, floor, layer)
@@ -118,11 +131,14 @@ def op_rung(backend: OpBackend, setting: OpSetting) -> OpRung:
 def plugin_rung(plugin: OpBackend, kernels: OpBackend, setting: OpSetting) -> OpRung:
     """Rung 2: the plugin's enqueue against the C ABI of the kernels."""
 
-    def check() -> tuple[dict[str, float], Finding | None]:
+    def check(tally: Tally) -> tuple[dict[str, float], Finding | None]:
         for case in setting.cases:
             for op in OPS.values():
-                if part := bits_differ(plugin, kernels, op, setting.config, case):
-                    return {}, _plugin_finding(plugin.name, op, part, case)
+                wrong = bits_difference(plugin, kernels, op, setting.config, case)
+                tally.add(_named(case), op.name, equality(wrong.got - wrong.expected if wrong else None))
+                if wrong:
+                    what = f"{op.name} writes another '{wrong.part}' than the kernels"
+                    return {}, _place(PLUGIN, plugin.name, what, wrong, _named(case))
         return {}, None
 
     lacks = plugin.lacks(setting.config, setting.dtype) or kernels.lacks(setting.config, setting.dtype)
@@ -146,16 +162,30 @@ def op_rungs(functions: Sequence[FunctionOps], setting: OpSetting, only: Collect
         plugin.close()
 
 
-def _finding(rung: str, backend: str, what: str, expected: str, got: str, seed: int) -> Finding:
-    return Finding(
-        rung=rung,
-        what=f"{backend}: {what}",
-        expected=expected,
-        got=got,
-        advice=_ADVICE[rung],
-        case=f"seed {seed}",
-        call=0,
+def _finding(rung: str, backend: str, what: str, **others: Any) -> Finding:
+    where: dict[str, Any] = {"case": "generated inputs", "call": 0, **others}
+    return Finding(rung=rung, what=f"{backend}: {what}", advice=_ADVICE[rung], **where)
+
+
+def _place(rung: str, backend: str, what: str, wrong: Difference, case: str) -> Finding:
+    """Return the finding of one number that is not equal bit for bit."""
+    channel = "" if wrong.channel is None else f" (channel {wrong.channel})"
+    return _finding(
+        rung,
+        backend,
+        what,
+        expected=f"{wrong.expected:g}{channel}",
+        got=f"{wrong.got:g}{channel}",
+        case=case,
+        sequence=wrong.sequence,
+        kv_head=wrong.head,
+        block=wrong.block,
+        token=wrong.token,
     )
+
+
+def _named(case: OpCase) -> str:
+    return f"past {case.past}, new {case.new}, seed {case.seed}"
 
 
 _ADVICE = {
@@ -167,7 +197,6 @@ _ADVICE = {
 
 def _op_finding(backend: str, wrong: OpDifference, floor: float, layer: int | None) -> Finding:
     case, cache = wrong.case, wrong.cache
-    named = f"past {case.past}, new {case.new}, seed {case.seed}"
     advice = f"only {wrong.op.name} is at fault, on inputs of the op table: --bisect writes it with them"
     if cache is None:
         return Finding(
@@ -180,7 +209,7 @@ def _op_finding(backend: str, wrong: OpDifference, floor: float, layer: int | No
             kv_head=wrong.head // (case.heads // case.kv_heads),
             token=wrong.token,
             rung=OP,
-            case=named,
+            case=_named(case),
             call=0,
             layer=layer,
         )
@@ -195,12 +224,7 @@ def _op_finding(backend: str, wrong: OpDifference, floor: float, layer: int | No
         block=cache.block,
         token=cache.token,
         rung=OP,
-        case=named,
+        case=_named(case),
         call=0,
         layer=layer,
     )
-
-
-def _plugin_finding(backend: str, op: Op, part: str, case: OpCase) -> Finding:
-    call = "append" if op is APPEND else "attention"
-    return _finding(PLUGIN, backend, f"{call} writes another '{part}' than the kernels", "equal bytes", part, case.seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from innerq_export.parity.accuracy import Tally, signal
 from innerq_export.parity.call import Call
 from innerq_export.parity.metrics import decibels
 from innerq_export.parity.report import Finding
@@ -20,6 +21,7 @@ class AttentionRung:
         self._floor = ATTENTION.tolerance.min_db[dtype]
         self.tolerance = f"at least {self._floor:g} dB for every head and token"
         self.layers_db = [float("inf")] * layers
+        self.tally = Tally()
 
     def lacks(self, call: Call) -> str:
         """Nothing."""
@@ -33,7 +35,7 @@ class AttentionRung:
             level_BHqS = torch.where(call.real_BS[:, None], level_BHqS, torch.inf)
             worst = level_BHqS.min().item()
             self.layers_db[layer] = min(self.layers_db[layer], worst)
-            if worst < self._floor:
+            if not self.tally.add(call.case, f"attention {layer}", signal(worst, self._floor)):
                 return self._finding(call, layer, (level_BHqS == worst).nonzero()[0].tolist(), worst)
         return None
 

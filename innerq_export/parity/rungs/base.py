@@ -6,6 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from innerq_export.parity.accuracy import Tally
 from innerq_export.parity.call import Call
 from innerq_export.parity.report import Finding
 
@@ -17,11 +18,15 @@ FREE_RUNNING = "tokens of a free run are not the text's"
 
 
 class Rung(Protocol):
-    """One check of every call. `tolerance` says in words what must hold; `verdict` whether the rung can fail at all."""
+    """One check of every call. `tolerance` says in words what must hold; `verdict` whether the rung can fail at all.
+
+    `tally` holds what was compared, in Polygraphy's types.
+    """
 
     name: str
     tolerance: str
     verdict: bool
+    tally: Tally
 
     def lacks(self, call: Call) -> str:
         """Return what the rung would need to check this call and does not have; '' if nothing."""

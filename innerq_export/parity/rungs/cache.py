@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from innerq_export.errors import UserError
+from innerq_export.parity.accuracy import Tally, equality
 from innerq_export.parity.call import Call
 from innerq_export.parity.compare import Difference, first_difference
 from innerq_export.parity.report import Finding
@@ -17,6 +18,7 @@ class CacheRung:
 
     def __init__(self) -> None:
         self._compared = 0
+        self.tally = Tally()
 
     def lacks(self, call: Call) -> str:
         """Nothing."""
@@ -29,7 +31,10 @@ class CacheRung:
                 expected = call.append(layer)
             except UserError as error:
                 return self._unfit(call, layer, error)
-            if difference := first_difference(expected, seen.cache):
+            difference = first_difference(expected, seen.cache)
+            off = difference.got - difference.expected if difference else None
+            self.tally.add(call.case, f"cache {layer}", equality(off))
+            if difference:
                 return self._finding(call, layer, difference)
             self._compared += 1
         return None

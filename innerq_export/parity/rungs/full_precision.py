@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from innerq_export.parity.accuracy import Tally, signal
 from innerq_export.parity.call import Call
 from innerq_export.parity.metrics import decibels
 from innerq_export.parity.report import Finding
@@ -21,7 +22,7 @@ class FullPrecisionRung:
         self._floor = model_floor_db(dtype, layers)
         self._logits_BTV = logits_BTV
         self.tolerance = f"before the first block, at least {self._floor:.1f} dB to the model without a cache"
-        self._worst, self._compared = float("inf"), 0
+        self.tally, self._compared = Tally(), 0
 
     def lacks(self, call: Call) -> str:
         """The source's logits, and a sequence that holds no block."""
@@ -35,8 +36,8 @@ class FullPrecisionRung:
         for b in self._unquantised(call):
             token = int(call.past_length_B[b] + call.new_length_B[b]) - 1
             level = decibels(self._logits_BTV[b, token], call.seen.logits_BV[b]).item()
-            self._worst, self._compared = min(self._worst, level), self._compared + 1
-            if level < self._floor:
+            self._compared += 1
+            if not self.tally.add(call.case, "logits in full precision", signal(level, self._floor)):
                 return self._finding(call, b, token, level)
         return None
 
@@ -46,7 +47,7 @@ class FullPrecisionRung:
 
     def figures(self) -> dict[str, float]:
         """Return the worst dB, and over how many logits."""
-        return {"worst dB": self._worst, "logits compared": self._compared}
+        return {"worst dB": self.tally.worst(), "logits compared": self._compared}
 
     def _finding(self, call: Call, sequence: int, token: int, level: float) -> Finding:
         return Finding(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from innerq_export.parity.accuracy import Tally, signal
 from innerq_export.parity.call import Call
 from innerq_export.parity.metrics import decibels
 from innerq_export.parity.report import Finding
@@ -20,7 +21,7 @@ class KeysValuesRung:
     def __init__(self, layers: int, dtype: str):
         self._floor = model_floor_db(dtype, layers)
         self.tolerance = f"at least {self._floor:.1f} dB for every token"
-        self._worst = float("inf")
+        self.tally = Tally()
 
     def lacks(self, call: Call) -> str:
         """PyTorch's side."""
@@ -35,14 +36,13 @@ class KeysValuesRung:
                 level_BS = decibels(*(x.transpose(1, 2).flatten(2) for x in (expected, got)))
                 level_BS = torch.where(call.real_BS, level_BS, torch.inf)
                 worst = level_BS.min().item()
-                self._worst = min(self._worst, worst)
-                if worst < self._floor:
+                if not self.tally.add(call.case, f"{name} {layer}", signal(worst, self._floor)):
                     return self._finding(call, layer, name, (level_BS == worst).nonzero()[0].tolist(), worst)
         return None
 
     def figures(self) -> dict[str, float]:
         """Return the worst token of all."""
-        return {"worst dB": self._worst}
+        return {"worst dB": self.tally.worst()}
 
     def _finding(self, call: Call, layer: int, name: str, place: list[int], worst: float) -> Finding:
         sequence, row = place

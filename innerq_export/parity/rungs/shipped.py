@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
+from innerq_export.parity.accuracy import Tally, equality
 from innerq_export.parity.call import Call
 from innerq_export.parity.report import Finding
 
@@ -15,12 +18,24 @@ class ShippedRung:
     tolerance = "without probes: logits and caches equal bit for bit"
     verdict = True
 
+    def __init__(self) -> None:
+        self.tally = Tally()
+
     def lacks(self, call: Call) -> str:
         """The runner has to run both sessions."""
         return "" if call.seen.shipped else "the model is large: a second session would not be small"
 
     def check(self, call: Call) -> Finding | None:
         """Compare both sessions after the call."""
+        finding = self._first_difference(call)
+        self.tally.add(call.case, "as shipped", equality(math.inf if finding else None))
+        return finding
+
+    def figures(self) -> dict[str, float]:
+        """Return nothing: equal is equal."""
+        return {}
+
+    def _first_difference(self, call: Call) -> Finding | None:
         shipped = call.seen.shipped
         assert shipped is not None
         for layer, seen in enumerate(call.seen.layers):
@@ -31,10 +46,6 @@ class ShippedRung:
             if not torch.equal(call.seen.logits_BV[b], shipped.logits_BV[b]):
                 return self._finding(call, "logits differ", None, b)
         return None
-
-    def figures(self) -> dict[str, float]:
-        """Return nothing: equal is equal."""
-        return {}
 
     def _finding(self, call: Call, what: str, layer: int | None, sequence: int | None = None) -> Finding:
         return Finding(

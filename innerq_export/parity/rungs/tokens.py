@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from innerq_export.parity.accuracy import Tally, equality
 from innerq_export.parity.call import Call
 from innerq_export.parity.report import Finding
 from innerq_export.parity.rungs.base import lacks_torch
@@ -21,6 +22,7 @@ class TokensRung:
     def __init__(self, layers: int, dtype: str):
         self._share = 2**0.5 * 10 ** (-model_floor_db(dtype, layers) / 20)
         self._equal, self._chosen, self._free = 0, 0, 0
+        self.tally = Tally()
 
     def lacks(self, call: Call) -> str:
         """PyTorch's side."""
@@ -34,7 +36,8 @@ class TokensRung:
             self._chosen, self._equal = self._chosen + 1, self._equal + (chosen == wanted)
             self._free += not call.teacher_forced
             lead = (expected_V[wanted] - expected_V[chosen]).item()
-            if not lead <= self._share * expected_V.norm().item():
+            allowed = lead <= self._share * expected_V.norm().item()
+            if not self.tally.add(call.case, "next token", equality(None if allowed else lead)):
                 return self._finding(call, b, wanted, chosen, lead)
         return None
 

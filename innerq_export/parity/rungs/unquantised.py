@@ -7,6 +7,7 @@ from collections import defaultdict
 
 from torch import Tensor
 
+from innerq_export.parity.accuracy import Tally
 from innerq_export.parity.call import Call
 from innerq_export.parity.metrics import kl_divergence, negative_log_likelihood, top1_agrees, top5_overlap
 from innerq_export.parity.rungs.base import lacks_text
@@ -26,6 +27,7 @@ class UnquantisedRung:
         self._logits_BTV, self._streams_BT = logits_BTV, streams_BT
         self._kl: dict[int, list[float]] = defaultdict(list)
         self._agreed: list[tuple[float, float]] = []
+        self.tally = Tally()
         self._nll: list[tuple[float, float]] = []
 
     def lacks(self, call: Call) -> str:

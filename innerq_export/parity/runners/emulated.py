@@ -12,6 +12,7 @@ from torch import Tensor
 
 from innerq_export.artifacts import ModelShape
 from innerq_export.parity.observation import LayerSeen, Seen
+from innerq_export.parity.runners.base import EngineRunner
 from innerq_export.parity.torch_model import TorchModel
 from innerq_export.reference import Cache, append, attend, empty_cache
 from innerq_export.spec import CacheConfig
@@ -19,13 +20,11 @@ from innerq_export.spec import CacheConfig
 CAPACITY_BLOCKS = 64
 
 
-class EmulatedRunner:
+class EmulatedRunner(EngineRunner):
     """Runs `model` with the reference's cache. `damage(layer, cache)` may spoil a cache after Append.
 
     `attention` stands in for the reference's `attend`.
     """
-
-    name = "emulated"
 
     def __init__(
         self,
@@ -36,11 +35,12 @@ class EmulatedRunner:
         damage: Callable[[int, Cache], Cache] = lambda layer, cache: cache,
         attention: Callable[..., Tensor] = attend,
     ):
+        super().__init__(name="emulated")
         self._model, self._config, self._shape = model, config, shape
         self._damage, self._attend = damage, attention
         self._dtype = getattr(torch, dtype)
 
-    def start(self, batch: int) -> None:
+    def open_sequences(self, batch: int) -> None:
         """Open `batch` empty sequences."""
         sizes = (batch, self._shape.kv_heads, self._shape.head_dim, CAPACITY_BLOCKS)
         self._caches = [empty_cache(self._config, *sizes, dtype=self._dtype)] * self._shape.layers

@@ -9,28 +9,36 @@ import torch
 from torch import Tensor
 
 from innerq_export.parity.observation import LayerSeen, Seen, Shipped
+from innerq_export.parity.runners.base import EngineRunner
 from innerq_export.parity.runners.probe import LayerProbe, find_probes
 from innerq_export.runtime.session import OnnxRuntimeSession
 
 
-class OnnxRuntimeRunner:
-    """Runs an engine folder, ready or not, in ONNX Runtime.
+class OnnxRuntimeRunner(EngineRunner):
+    """Runs an engine folder, ready or not, in ONNX Runtime. Activation raises what opening a session raises.
 
     `shipped`: run every call again in a session without probes, since extra outputs may change what ONNX Runtime
     fuses; takes the memory of a second model.
     """
 
-    name = "onnxruntime"
-
     def __init__(self, folder: Path, layers: int, threads: int = 0, *, shipped: bool = True):
+        super().__init__(name="onnxruntime")
+        self._folder, self._threads, self._shipped = folder, threads, shipped
         self._probes = find_probes(folder / "model.onnx", layers)
-        names = [name for probe in self._probes for name in probe.names]
-        extra = list(dict.fromkeys(names))
-        self._session = OnnxRuntimeSession(folder, allow_unready=True, threads=threads, extra_outputs=extra)
-        self._plain = OnnxRuntimeSession(folder, allow_unready=True, threads=threads) if shipped else None
 
-    def start(self, batch: int) -> None:
-        """Open `batch` empty sequences."""
+    def activate_impl(self) -> None:
+        """Open the sessions."""
+        names = [name for probe in self._probes for name in probe.names]
+        self._session = self._opened(list(dict.fromkeys(names)))
+        self._plain = self._opened([]) if self._shipped else None
+
+    def deactivate_impl(self) -> None:
+        """Let the sessions go."""
+        super().deactivate_impl()
+        del self._session, self._plain
+
+    def open_sequences(self, batch: int) -> None:
+        """Open `batch` empty sequences in both sessions."""
         self._session.reset(batch)
         if self._plain:
             self._plain.reset(batch)
@@ -45,6 +53,9 @@ class OnnxRuntimeRunner:
             plain_BV = torch.from_numpy(self._plain.step(*tokens))
             shipped = Shipped(plain_BV, tuple(_cache(self._plain, index) for index in range(len(layers))))
         return Seen(torch.from_numpy(logits_BV), layers, shipped)
+
+    def _opened(self, extra: list[str]) -> OnnxRuntimeSession:
+        return OnnxRuntimeSession(self._folder, allow_unready=True, threads=self._threads, extra_outputs=extra)
 
     def _layer(self, index: int, probe: LayerProbe) -> LayerSeen:
         extra = self._session.extra
