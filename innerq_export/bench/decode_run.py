@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -23,6 +22,7 @@ from innerq_export.bench.report import environment
 from innerq_export.errors import ConfigError
 from innerq_export.integrations.library import load
 from innerq_export.progress import Progress, Silent
+from innerq_export.progress import Step as ProgressStep
 from innerq_export.spec import CacheConfig, preset
 
 SWEEP = {
@@ -81,8 +81,8 @@ def run(options: DecodeOptions, progress: Progress | None = None) -> DecodeRepor
     makers = {OURS: ours(config, library)} | _peers(options, device)
     room = lambda batch, tokens: Room(shape, batch, tokens, dtype, device)  # noqa: E731
     bench = _Bench(options, config, model, room, makers, device)
-    with progress.stage("decoding"):
-        points = list(_points(bench))
+    with progress.stage("decoding") as step:
+        points = list(_points(bench, step))
     with progress.stage("filling the memory"):
         fits = list(_fits(bench, library)) if options.fit and device.type == "cuda" else []
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
@@ -111,25 +111,23 @@ def _peers(options: DecodeOptions, device: torch.device) -> dict[str, Make]:
     return makers | ({"FlashInfer FA2 fp8": flashinfer} if options.flashinfer else {})
 
 
-def _points(bench: _Bench) -> Iterator[Point]:
+def _points(bench: _Bench, step: ProgressStep) -> Iterator[Point]:
     sweep = bench.options.sweep or (SWEEP if bench.device.type == "cuda" else SMALL_SWEEP)
-    for batch, contexts in sweep.items():
-        for tokens in contexts:
-            for name, make in bench.makers.items():
-                started = time.perf_counter()
-                try:
-                    yield _point(bench, name, make, batch, tokens)
-                except _GIVE_UP as error:
-                    if name == OURS:
-                        raise
-                    bench.refused.append(f"{name}, {batch} x {tokens}: {_first_line(error)}")
-                release(bench.device)
-                print(f"{name} {batch} x {tokens}: {time.perf_counter() - started:.1f} s")
+    todo = [(batch, count, name) for batch in sweep for count in sweep[batch] for name in bench.makers]
+    for index, (batch, tokens, name) in enumerate(todo):
+        step.advance(index / len(todo), f"{name}, {batch} x {tokens}")
+        try:
+            yield _point(bench, name, batch, tokens)
+        except _GIVE_UP as error:
+            if name == OURS:
+                raise
+            bench.refused.append(f"{name}, {batch} x {tokens}: {_first_line(error)}")
+        release(bench.device)
 
 
-def _point(bench: _Bench, name: str, make: Make, batch: int, tokens: int) -> Point:
+def _point(bench: _Bench, name: str, batch: int, tokens: int) -> Point:
     _forget_peak(bench.device)
-    cache = make(bench.room(batch, tokens))
+    cache = bench.makers[name](bench.room(batch, tokens))
     parts = (batch, tokens) in TAKEN_APART or bench.device.type != "cuda"
     time_ = timed(Step(bench.model, cache, advance=name == OURS), bench.device, parts=parts)
     peak = _peak(bench.device)

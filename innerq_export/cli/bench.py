@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from innerq_export.cli.bench_decode import decode
 from innerq_export.cli.output import RichProgress, note, print_json
 from innerq_export.cli.params import FOLDER, format_option
 from innerq_export.spec import DEFAULT_PRESET, PRESETS
@@ -18,6 +19,9 @@ _ALL = ("table", "growth", "behaviour", "prefill")
 @click.group("bench")
 def command() -> None:
     """Measure what this project claims, on the machine at hand."""
+
+
+command.add_command(decode)
 
 
 @command.command("kernels")
@@ -90,15 +94,22 @@ def kernels(
 @click.argument("report", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--output", type=FOLDER, required=True, help="Folder for the figures.")
 def draw(report: Path, output: Path) -> None:
-    """Draw the figures of a kernels.json again, anywhere."""
+    """Draw the figures of a kernels.json or decode.json again, anywhere."""
     import json
 
-    from innerq_export.bench.report import SCHEMA
+    from innerq_export.bench import decode_report
+    from innerq_export.bench import report as kernels_report
     from innerq_export.errors import ConfigError
+    from innerq_export.figures.decode import decode_figures
     from innerq_export.figures.latency import latency_figures
 
+    drawers = {kernels_report.SCHEMA: latency_figures, decode_report.SCHEMA: decode_figures}
     told = json.loads(report.read_text())
-    if told.get("schema") != SCHEMA:
-        raise ConfigError(f"{report}: not a report of bench kernels", expected=SCHEMA, got=told.get("schema"))
-    for path in latency_figures(told, output):
+    if told.get("schema") not in drawers:
+        raise ConfigError(
+            f"{report}: not a report of bench kernels or bench decode",
+            expected=" or ".join(drawers),
+            got=told.get("schema"),
+        )
+    for path in drawers[told["schema"]](told, output):
         click.echo(path)
