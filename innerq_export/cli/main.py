@@ -21,6 +21,7 @@ COMMANDS = {
     "doctor": "Examine this machine, the plugin library and a model's nodes",
     "triton": "Write a Triton model repository for an engine folder",
     "bench": "Measure the kernels against the memory and their peers",
+    "eval": "Measure what the cache costs a model's text, beside other methods",
 }
 CANCELLED = 130
 
