@@ -7,8 +7,9 @@ failed); otherwise the graph is cut at the nearest values that were found right.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from innerq_export.artifacts import Checkpoint
 from innerq_export.errors import UserError
@@ -30,7 +31,7 @@ Tensors = Mapping[str, "Tensor"]
 def write_piece(folder: Path, checked: Checked, source: Checkpoint | Path | None, output: Path) -> str:
     """Write the files into `output` and return a line that says what they are and how to run them.
 
-    UserError for a finding of which no piece can be cut (packing, plugin, another machine).
+    UserError for a finding of which no piece can be cut (packing, plugin, as shipped, another machine).
     """
     from innerq_export.engine.folder import read_manifest
 
@@ -41,7 +42,7 @@ def write_piece(folder: Path, checked: Checked, source: Checkpoint | Path | None
         what = _op_alone(folder, manifest, finding, output)
     elif checked.call is not None and finding.rung in ("cache", "attention"):
         what = _op_as_it_ran(folder, manifest, finding, checked.call, output)
-    elif checked.call is not None:
+    elif checked.call is not None and finding.rung != "as shipped":
         what = _graph_piece(folder, manifest, finding, checked.call, output)
     else:
         raise UserError(f"rung '{finding.rung}' has no piece to cut", fix=finding.advice)
@@ -106,13 +107,16 @@ def _graph_piece(folder: Path, manifest: Manifest, finding: Finding, call: Call,
     probes = find_probes(folder / "model.onnx", manifest.model.layers)
     layer = finding.layer if finding.rung == "keys and values" else None
     below = range(manifest.model.layers if layer is None else layer)
+    alone = _OneSequence(call, finding.sequence or 0)
+    inputs = alone.inputs | {probes[index].output: alone.of(call.seen.layers[index].output_BHqSD, 2) for index in below}
     said = call.torch_said
-    inputs = {"input_ids": call.ids_BS, "position_ids": _positions(call), "new_length": call.new_length_B}
-    inputs |= {probes[index].output: call.seen.layers[index].output_BHqSD for index in below}
-    if layer is None:
-        expected: dict[str, Any] = {"logits": said.logits_BV[:, None]}
+    if layer is not None:
+        pair = (probes[layer].key, said.keys[layer]), (probes[layer].value, said.values[layer])
+        expected = {name: alone.of(tensor, 2) for name, tensor in pair}
+    elif _gives_all_logits(folder / "model.onnx"):
+        expected = {"logits": alone.of(said.logits_BSV, 1)}
     else:
-        expected = {probes[layer].key: said.keys[layer], probes[layer].value: said.values[layer]}
+        expected = {"logits": said.logits_BV[alone.sequence, None, None]}
     onnx.save(cut(folder / "model.onnx", inputs, expected), output / PIECE)
     used = {value.name for value in onnx.load(output / PIECE).graph.input}
     _write_data({name: x for name, x in inputs.items() if name in used}, expected, output)
@@ -158,10 +162,39 @@ def _value(name: str, types: Mapping[str, onnx.ValueInfoProto], tensor: Tensor) 
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(tensor.numpy().dtype), None)
 
 
-def _positions(call: Call) -> Tensor:
-    import torch
+@dataclass(frozen=True)
+class _OneSequence:
+    """One sequence of a call without padding."""
 
-    return call.past_length_B[:, None].long() + torch.arange(call.ids_BS.shape[1])
+    call: Call
+    sequence: int
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """What the graph is fed with."""
+        import torch
+
+        position_BS = self.call.past_length_B[:, None].long() + torch.arange(self.call.ids_BS.shape[1])
+        new_length_B = self.call.new_length_B[self.sequence :][:1]
+        return {
+            "input_ids": self.of(self.call.ids_BS, 1),
+            "position_ids": self.of(position_BS, 1),
+            "new_length": new_length_B,
+        }
+
+    def of(self, tensor: Tensor, axis: int) -> Tensor:
+        """Return this sequence's new tokens, which lie along `axis`."""
+        new = int(self.call.new_length_B[self.sequence])
+        return tensor[self.sequence :][:1].narrow(axis, 0, new).contiguous()
+
+
+def _gives_all_logits(path: Path) -> bool:
+    """Whether the model answers with the logits of every token, not only of the last."""
+    import onnx
+
+    outputs = onnx.load(path, load_external_data=False).graph.output
+    logits = next(value for value in outputs if value.name == "logits")
+    return logits.type.tensor_type.shape.dim[1].dim_value != 1
 
 
 def _write_data(inputs: Tensors, expected: Tensors, output: Path) -> None:

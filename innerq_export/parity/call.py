@@ -16,8 +16,9 @@ from innerq_export.reference import Cache, append, attend_over, dequantised_hist
 
 @dataclass(frozen=True)
 class TorchSaid:
-    """PyTorch on the same call: logits after the last new token, and each layer's own keys and values."""
+    """PyTorch on the same call: logits of every token and after the last new one, each layer's own keys and values."""
 
+    logits_BSV: Tensor
     logits_BV: Tensor
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
@@ -74,7 +75,7 @@ class Call:
 
         position_BS = self.past_length_B[:, None] + torch.arange(self.ids_BS.shape[1])
         logits_BSV = self.model.with_attention(self.ids_BS, position_BS, attention)
-        return TorchSaid(self.last(logits_BSV), tuple(keys), tuple(values))
+        return TorchSaid(logits_BSV, self.last(logits_BSV), tuple(keys), tuple(values))
 
     @cached_property
     def _histories(self) -> tuple[tuple[Tensor, Tensor], ...]:
