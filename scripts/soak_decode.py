@@ -31,6 +31,7 @@ from innerq_export.integrations.library import Library
 from innerq_export.integrations.pages import PoolFullError
 from innerq_export.integrations.pool import PagePool, Sequence
 from innerq_export.integrations.transformers import InnerQCache
+from innerq_export.spec import blocks_of
 
 POISON = 0x7E007E00  # two NaN in fp16: a scale that is read from a free page would be heard
 RSS_GROWTH = 64 << 20
@@ -131,7 +132,7 @@ class Soak:
             layer.blocks.fill_(POISON)
         self.text_BT = torch.zeros(options.slots, options.max_tokens + 1, dtype=torch.long, device=options.device)
         self.running: list[Running] = []
-        self.counts = Counts()
+        self.counts, self.broken = Counts(), False
         view = self.pool.decode([])
         self.decode = Captured(lambda: self._decode(view), self.eager)
         self.prefix = self._prefix()
@@ -143,21 +144,24 @@ class Soak:
             self._leave()
             self._join(step)
             self.pool.decode([one.sequence for one in self.running])
-            if self.options.fault and step == self.options.steps // 2:
+            if self.options.fault and not self.broken and step >= self.options.steps // 4:
                 self._exchange_pages()
             self.decode.call()
             self.counts.tokens += len(self.running)
             yield step
         self.counts.dropped = bool(self.pool.flags)
         self.counts.seconds = time.perf_counter() - start
+        for one in self.running:
+            self._sample(one)
         for one in [*self.running, self.prefix]:
             self._give_back(one.sequence)
 
     def _exchange_pages(self) -> None:
-        """The fault: two sequences read each other's first page."""
-        long = sorted(self.running, key=lambda one: -one.sequence.length)[:2]
-        rows = [one.sequence.slot for one in long]
-        self.pool.table_BP[rows, 0] = self.pool.table_BP[rows[::-1], 0]
+        """The fault: two sequences that have blocks read each other's first page."""
+        rows = [one.sequence.slot for one in self.running if blocks_of(self.pool.config, one.sequence.length)][:2]
+        if len(rows) == 2:
+            self.pool.table_BP[rows, 0] = self.pool.table_BP[rows[::-1], 0]
+            self.broken = True
 
     def _decode(self, view) -> None:
         length_B1 = self.pool.length_B[:, None]
@@ -210,10 +214,13 @@ class Soak:
     def _leave(self) -> None:
         for one in [one for one in self.running if one.sequence.length >= one.until]:
             self.running.remove(one)
-            if self.random.randrange(self.options.sample) == 0 and len(self.counts.samples) < self.options.samples:
-                tokens_T = self.text_BT[one.sequence.slot, : one.sequence.length + 1].to("cpu", copy=True)
-                self.counts.samples.append(Sample(tokens_T, one.chunks))
+            self._sample(one)
             self._give_back(one.sequence)
+
+    def _sample(self, one: Running) -> None:
+        if self.random.randrange(self.options.sample) == 0 and len(self.counts.samples) < self.options.samples:
+            tokens_T = self.text_BT[one.sequence.slot, : one.sequence.length + 1].to("cpu", copy=True)
+            self.counts.samples.append(Sample(tokens_T, one.chunks))
 
     def _give_back(self, sequence: Sequence) -> None:
         if freed := self.pool.leave(sequence):

@@ -61,7 +61,7 @@ def test_beams(models):
 def test_a_captured_step_is_the_step(models):
     _, model = models
     ids, steps = prompts(2, 60).cuda(), 50
-    eager = InnerQCache(model.config, short())
+    eager = InnerQCache(model.config, short(), max_tokens=200)
     graphed = InnerQCache(model.config, short(), max_tokens=200)
     graphed.early_initialization(2, 2, 64, model.dtype, model.device)
     token_B1 = torch.zeros(2, 1, dtype=torch.long, device="cuda")
