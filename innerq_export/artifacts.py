@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from innerq_export.spec import CacheConfig
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx_ir as ir
 
 LOWERINGS = ("native", "plugin")
@@ -32,12 +33,32 @@ class TensorRef:
     nbytes: int
 
 
+@dataclass(frozen=True, eq=False)
+class KeyNorm:
+    """lambda of one checkpoint for `key_norm="folded"` (SPEC section 5): fp16 [L, Hkv, D], positive and finite.
+
+    `checkpoint`: digest of the checkpoint it was calibrated on; `text`: name of the text, `tokens`: how many of it.
+    """
+
+    lambda_LHkvD: np.ndarray
+    checkpoint: str
+    text: str
+    tokens: int
+
+    @property
+    def summary(self) -> str:
+        """One line for people."""
+        smallest, largest = self.lambda_LHkvD.min(), self.lambda_LHkvD.max()
+        return f"calibrated on {self.tokens:,} tokens of {self.text}, lambda {smallest:.3g} to {largest:.3g}"
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A Hugging Face checkpoint folder, headers read, no weights loaded.
 
     `source` is what the user named; `config` the parsed config.json; `tensors` by checkpoint name;
-    `notes` is what must be said wherever the model is printed (for instance that its weights are random).
+    `notes` is what must be said wherever the model is printed (for instance that its weights are random);
+    `key_norm` is folded into queries and keys wherever the weights are read, and `digest` tells it apart.
     """
 
     source: str
@@ -47,6 +68,7 @@ class Checkpoint:
     tokenizer_files: tuple[Path, ...]
     digest: str
     notes: tuple[str, ...] = ()
+    key_norm: KeyNorm | None = None
 
     @property
     def shape(self) -> ModelShape:

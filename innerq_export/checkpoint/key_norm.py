@@ -5,13 +5,13 @@ safetensors with one tensor `key_norm` F16 [layers, Hkv, D]; its metadata say wh
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from innerq_export.artifacts import Checkpoint
+from innerq_export.artifacts import Checkpoint, KeyNorm, digest_of
 from innerq_export.checkpoint.header import read_header, read_metadata
 from innerq_export.errors import ConfigError, UserError
 
@@ -21,30 +21,11 @@ _TENSOR = "key_norm"
 _FIX = "calibrate again: innerq-export calibrate MODEL --text FILE -o KEY_NORM"
 
 
-@dataclass(frozen=True, eq=False)
-class KeyNorm:
-    """lambda [L, Hkv, D], fp16, positive and finite. `checkpoint`: the digest of the weights it belongs to.
-
-    `text`: name of the text it was calibrated on, `tokens`: how many of its tokens.
-    """
-
-    lambda_LHkvD: np.ndarray
-    checkpoint: str
-    text: str
-    tokens: int
-
-    @property
-    def summary(self) -> str:
-        """One line for people."""
-        smallest, largest = self.lambda_LHkvD.min(), self.lambda_LHkvD.max()
-        return f"calibrated on {self.tokens:,} tokens of {self.text}, lambda {smallest:.3g} to {largest:.3g}"
-
-
 def write_key_norm(norm: KeyNorm, file: Path) -> None:
     """Write `file` in one rename. Raises UserError where that cannot be."""
     from safetensors.numpy import save
 
-    facts = {name: str(value) for name, value in asdict(norm).items() if name != "lambda_LHkvD"}
+    facts = {"checkpoint": norm.checkpoint, "text": norm.text, "tokens": str(norm.tokens)}
     draft = file.with_name(f".{file.name}.new")
     try:
         draft.write_bytes(save({_TENSOR: norm.lambda_LHkvD}, metadata={"format": _FORMAT} | facts))
@@ -69,8 +50,8 @@ def read_key_norm(file: Path) -> KeyNorm:
     return KeyNorm(found, facts.get("checkpoint", ""), facts.get("text", ""), int(facts["tokens"]))
 
 
-def check_key_norm(norm: KeyNorm, checkpoint: Checkpoint) -> None:
-    """Raise ConfigError unless `norm` was calibrated on the weights of `checkpoint`."""
+def folded(checkpoint: Checkpoint, norm: KeyNorm) -> Checkpoint:
+    """Return `checkpoint` with `norm`, under a digest of its own. ConfigError if `norm` is of other weights."""
     shape = checkpoint.shape
     expected = (shape.layers, shape.kv_heads, shape.head_dim)
     if norm.lambda_LHkvD.shape != expected:
@@ -83,6 +64,12 @@ def check_key_norm(norm: KeyNorm, checkpoint: Checkpoint) -> None:
             got=norm.checkpoint[:16],
             fix=_FIX,
         )
+    return dataclasses.replace(
+        checkpoint,
+        key_norm=norm,
+        digest=digest_of(checkpoint.digest, norm.lambda_LHkvD.tobytes()),
+        notes=(*checkpoint.notes, f"key normalisation folded into the weights, {norm.summary}"),
+    )
 
 
 def _check_values(found: np.ndarray, file: Path) -> None:

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
-from innerq_export.artifacts import Checkpoint
-from innerq_export.checkpoint.key_norm import KeyNorm
+from innerq_export.artifacts import Checkpoint, KeyNorm
 from innerq_export.errors import CheckpointError, ConfigError
 from innerq_export.graph.attention import traced_attention
 from innerq_export.graph.bind import find_tensors

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from innerq_export.artifacts import Checkpoint, Graph, digest_of
-from innerq_export.checkpoint.key_norm import KeyNorm, check_key_norm
 from innerq_export.errors import ConfigError
 from innerq_export.graph.store import TraceStore
 from innerq_export.progress import Progress, Silent
@@ -13,24 +12,16 @@ VERSION = 1
 
 
 def export_graph(
-    checkpoint: Checkpoint,
-    dtype: str = "float16",
-    progress: Progress | None = None,
-    key_norm: KeyNorm | None = None,
-    *,
-    store: TraceStore | None = None,
+    checkpoint: Checkpoint, dtype: str = "float16", progress: Progress | None = None, *, store: TraceStore | None = None
 ) -> Graph:
     """Return `checkpoint` as ONNX opset 23 with standard `Attention`, computing in `dtype`; no weight is loaded.
 
-    `key_norm` is folded into the weights that make queries and keys: they are changed when they are read. `store`
-    keeps traced graphs between calls.
-    Raises ConfigError for another dtype or a key norm that does not fit, CheckpointError for missing or misshapen
-    tensors and untraceable models.
+    Its key norm is folded into the weights that make queries and keys: they change when they are read. `store` keeps
+    traced graphs between calls. Raises ConfigError for another dtype or a key norm that cannot be folded,
+    CheckpointError for missing or misshapen tensors and untraceable models.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype '{dtype}' is not supported", expected=f"one of {', '.join(DTYPES)}", got=dtype)
-    if key_norm is not None:
-        check_key_norm(key_norm, checkpoint)
     store = store or TraceStore(wanted=False)
     known = store.has(checkpoint.config, dtype)
     with (progress or Silent()).stage("reusing the traced graph" if known else "exporting to ONNX") as step:
@@ -46,10 +37,10 @@ def export_graph(
         skeleton = build_skeleton(checkpoint.config, getattr(torch, dtype))
         shapes = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
         tensors = find_tensors(checkpoint, parameter_aliases(skeleton), shapes)
-        factors = fold_factors(skeleton, checkpoint.shape, key_norm.lambda_LHkvD) if key_norm else {}
+        norm = checkpoint.key_norm
+        factors = fold_factors(skeleton, checkpoint.shape, norm.lambda_LHkvD) if norm else {}
         model = store.traced(checkpoint.config, dtype, lambda: tidy(trace(skeleton, step)))
         bind_weights(model, tensors, factors)
         step.advance(1.0, "done")
-        folded = key_norm.lambda_LHkvD.tobytes() if key_norm else b""
-        digest = digest_of(checkpoint.digest, dtype, VERSION, torch.__version__, folded)
+        digest = digest_of(checkpoint.digest, dtype, VERSION, torch.__version__)
         return Graph(model=model, shape=checkpoint.shape, dtype=dtype, digest=digest)

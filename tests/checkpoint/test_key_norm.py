@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from innerq_export.checkpoint.key_norm import KeyNorm, check_key_norm, read_key_norm, write_key_norm
+from innerq_export.artifacts import KeyNorm
+from innerq_export.checkpoint.key_norm import folded, read_key_norm, write_key_norm
 from innerq_export.errors import CheckpointError, ConfigError, UserError
 
 META = {"format": "innerq_export key_norm 1", "checkpoint": "abc", "text": "t.txt", "tokens": "7"}
@@ -68,10 +69,18 @@ def test_metadata_that_is_no_metadata(tmp_path):
 
 def test_another_models_file_is_refused(tiny_checkpoint):
     with pytest.raises(ConfigError, match=r"of another model[\s\S]*\(2, 2, 64\)[\s\S]*\(2, 2, 32\)"):
-        check_key_norm(some(shape=(2, 2, 32)), tiny_checkpoint)
+        folded(tiny_checkpoint, some(shape=(2, 2, 32)))
     with pytest.raises(ConfigError, match=r"calibrated on other weights[\s\S]*abc"):
-        check_key_norm(some(), tiny_checkpoint)
-    check_key_norm(dataclasses.replace(some(), checkpoint=tiny_checkpoint.digest), tiny_checkpoint)
+        folded(tiny_checkpoint, some())
+
+
+def test_a_folded_checkpoint_is_another_one_and_says_so(tiny_checkpoint):
+    norms = [dataclasses.replace(some(value), checkpoint=tiny_checkpoint.digest) for value in (2.0, 3.0)]
+    both = [folded(tiny_checkpoint, norm) for norm in norms]
+    assert len({tiny_checkpoint.digest, *(one.digest for one in both)}) == 3
+    assert both[1].notes[-1].startswith("key normalisation folded into the weights, calibrated on 7 tokens of t.txt")
+    with pytest.raises(ConfigError, match="calibrated on other weights"):
+        folded(both[0], norms[0])
 
 
 def test_a_place_that_cannot_be_written(tmp_path):

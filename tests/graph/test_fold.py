@@ -7,16 +7,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
 
+from innerq_export.artifacts import KeyNorm
 from innerq_export.checkpoint import open_checkpoint
-from innerq_export.checkpoint.key_norm import KeyNorm
+from innerq_export.checkpoint.key_norm import folded
 from innerq_export.errors import CheckpointError, ConfigError
 from innerq_export.graph import bind, export_graph
 from innerq_export.graph.fold import fold_factors, lambda_of
 from innerq_export.graph.rotation import mixed_channels
+from innerq_export.graph.scale import ScaledTensor
 from innerq_export.graph.skeleton import build_skeleton
-from tests.graph.onnx_run import relative_error, run_onnx, run_torch, some_ids
-from tests.graph.test_families import FAMILIES, RARE
+from tests.graph.onnx_run import positions_of, relative_error, run_onnx, run_torch, some_ids
+from tests.graph.test_families import FAMILIES
 from tests.models import tiny_model
 
 FAMILY_SIZES = {"llama": {"attention_bias": True}} | FAMILIES | {"olmo": {}}
@@ -35,19 +38,36 @@ def some_norm(checkpoint, seed: int = 0) -> KeyNorm:
     return KeyNorm(found, checkpoint.digest, "no text", 1)
 
 
-@pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=[pytest.mark.slow] if name in RARE else []) for name in FAMILY_SIZES]
-)
-def test_a_folded_model_says_what_it_said(family, tmp_path):
+@pytest.mark.parametrize("family", FAMILY_SIZES)
+def test_the_factors_leave_a_families_own_model_what_it_is(family, tmp_path):
     folder = tiny_model(tmp_path / family, family, dtype="float32", num_hidden_layers=1, **FAMILY_SIZES[family])
     checkpoint = open_checkpoint(str(folder))
     norm = some_norm(checkpoint)
     assert norm.lambda_LHkvD.max() > 4 * norm.lambda_LHkvD.min()
     ids_BS = some_ids(2, 20)
     expected = run_torch(folder, "float32", ids_BS)
-    graph = export_graph(checkpoint, "float32", key_norm=norm)
-    assert relative_error(run_onnx(graph, tmp_path, ids_BS), expected) < 2e-5
-    assert graph.digest != export_graph(checkpoint, "float32").digest
+    factors = fold_factors(skeleton_of(checkpoint), checkpoint.shape, norm.lambda_LHkvD)
+    assert relative_error(logits_of_scaled(folder, factors, ids_BS), expected) < 2e-5
+    half = {name: factor_R for name, factor_R in factors.items() if ".k_" not in name}
+    if "phi3" not in family:
+        assert relative_error(logits_of_scaled(folder, half, ids_BS), expected) > 1e-2
+
+
+def logits_of_scaled(folder, factors, ids_BS):
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for name, factor_R in factors.items():
+            model.get_parameter(name).view(len(factor_R), -1).mul_(torch.from_numpy(factor_R).float()[:, None])
+        return model(input_ids=ids_BS, position_ids=positions_of(ids_BS), use_cache=False).logits
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "phi3"])
+def test_a_folded_export_says_what_the_model_says(family, tmp_path):
+    folder = tiny_model(tmp_path / family, family, dtype="float32", num_hidden_layers=1, **FAMILY_SIZES[family])
+    checkpoint = open_checkpoint(str(folder))
+    ids_BS = some_ids(2, 20)
+    graph = export_graph(folded(checkpoint, some_norm(checkpoint)), "float32")
+    assert relative_error(run_onnx(graph, tmp_path, ids_BS), run_torch(folder, "float32", ids_BS)) < 2e-5
 
 
 FAULTS = {
@@ -73,14 +93,17 @@ def test_a_fault_in_the_folding_is_seen(fault, biased, tmp_path, monkeypatch):
     right = bind.ScaledTensor
     monkeypatch.setattr(bind, "ScaledTensor", lambda ref, dtype, by: right(ref, dtype, FAULTS[fault](ref.name, by)))
     ids_BS = some_ids(2, 20)
-    got = run_onnx(export_graph(biased, "float32", key_norm=some_norm(biased)), tmp_path, ids_BS)
+    got = run_onnx(export_graph(folded(biased, some_norm(biased)), "float32"), tmp_path, ids_BS)
     assert relative_error(got, run_torch(biased.folder, "float32", ids_BS)) > 1e-2
 
 
-def test_only_queries_and_keys_are_rewritten(tied_fp16):
-    graph = export_graph(tied_fp16, key_norm=some_norm(tied_fp16))
-    changed = {name for name, value in graph.model.graph.initializers.items() if hasattr(value.const_value, "chunks")}
+def test_only_queries_and_keys_are_rewritten(tied_fp16, graph_fp16):
+    graph = export_graph(folded(tied_fp16, some_norm(tied_fp16)))
+    changed = {
+        name for name, value in graph.model.graph.initializers.items() if isinstance(value.const_value, ScaledTensor)
+    }
     assert changed == {name for name in tied_fp16.tensors if "q_proj" in name or "k_proj" in name}
+    assert graph.digest != graph_fp16.digest
 
 
 @pytest.mark.parametrize(("family", "partner"), [("llama", 32), ("glm", 1), ("phi3", 32)])
@@ -124,20 +147,20 @@ def test_heads_behind_one_norm_weight_share_lambda(tmp_path):
     apart = some_norm(checkpoint)
     apart.lambda_LHkvD[0, 1] = 2
     with pytest.raises(ConfigError, match=r"layer 0 cannot be folded[\s\S]*one value for all KV heads"):
-        export_graph(checkpoint, key_norm=apart)
+        export_graph(folded(checkpoint, apart))
 
 
 def test_a_pair_with_two_values_is_refused(tied_fp16):
     apart = some_norm(tied_fp16)
     apart.lambda_LHkvD[1, 0, 35] *= 2
     with pytest.raises(ConfigError, match=r"layer 1 cannot be folded[\s\S]*channels \[3, 35\] differ[\s\S]*calibrate"):
-        export_graph(tied_fp16, key_norm=apart)
+        export_graph(folded(tied_fp16, apart))
 
 
 def test_the_norm_of_other_weights_is_refused(tied_fp16):
     other = dataclasses.replace(some_norm(tied_fp16), checkpoint="0" * 64)
     with pytest.raises(ConfigError, match="calibrated on other weights"):
-        export_graph(tied_fp16, key_norm=other)
+        export_graph(folded(tied_fp16, other))
 
 
 def test_clipped_queries_are_refused_by_name(tmp_path):

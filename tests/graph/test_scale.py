@@ -25,7 +25,7 @@ def tensor_of(folder, array, dtype, factor_R):
 @pytest.mark.parametrize("target", [FP16, FP32])
 @pytest.mark.parametrize("shape", [(6, 5), (6,), (2, 3), (6, 2, 3)], ids=str)
 def test_every_row_by_its_factor_rounded_once(tmp_path, source, target, shape, monkeypatch):
-    monkeypatch.setattr(cast, "CHUNK_ITEMS", 4)  # chunks that begin and end inside rows
+    monkeypatch.setattr(cast, "PIECE_ITEMS", 4)  # chunks that begin and end inside rows
     random = np.random.default_rng(0)
     array, factor_R = random.standard_normal(shape).astype(source), random.uniform(0.1, 9, 6)
     tensor = tensor_of(tmp_path, array, target, factor_R)
