@@ -5,68 +5,93 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import Any
 
-from innerq_export.artifacts import Checkpoint, Engine, Graph, ModelShape, OnnxModel
+from innerq_export.artifacts import Checkpoint, Engine, Graph
 from innerq_export.checkpoint import open_checkpoint
 from innerq_export.engine import (
-    BACKENDS,
-    PLUGIN_ONNX_NAME,
     BuildOptions,
     BuildRequest,
-    Profile,
     build_engine,
     default_profiles,
     load_engine,
     read_manifest,
     require_half,
     resolve,
-    seal,
     staging,
 )
-from innerq_export.errors import CheckpointError, ParityError
-from innerq_export.graph import export_graph, open_graph
+from innerq_export.engine.folder import exclusive
+from innerq_export.engine.keys import model_key, request_digest
+from innerq_export.engine.ledger import Ledger
+from innerq_export.engine.stage_record import unfinished
+from innerq_export.errors import CheckpointError
+from innerq_export.graph import open_graph
 from innerq_export.integrations.resolve import candidates
-from innerq_export.onnx_io import MODEL_NAME, save_onnx, share_weights
+from innerq_export.networks import Networks
 from innerq_export.progress import Progress, Silent
-from innerq_export.rewrite import prepare_for_rtx, rewrite
+from innerq_export.proof import Extras, prove, take_proof
 
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from innerq_export.parity.report import ParityReport
+__all__ = ["BuildRequest", "Extras", "build", "open_source", "prove", "source_of"]
 
 
 def build(request: BuildRequest, progress: Progress | None = None) -> Engine:
-    """Build and prove an engine folder. Raises UserError; when parity fails the folder stays, not ready."""
+    """Build and prove an engine folder. Raises UserError; when parity fails the folder stays, not ready.
+
+    What an earlier build of this folder, or a killed one, made of the same things is reused (see engine.keys), unless
+    the request is `fresh`. One that was killed before parity had its verdict is completed without `overwrite`.
+    """
     progress = progress or Silent()
     options = _options(request)
-    backend = resolve(request.backend, options).name
-    with staging(request.output, overwrite=request.overwrite) as folder, _scratch(folder) as scratch:
-        source = open_source(request.model, progress)
+    backend, asked = resolve(request.backend, options).name, request_digest(request)
+    with exclusive(request.output):
+        overwrite = request.overwrite or unfinished(request.output, asked)
+        with staging(request.output, overwrite=overwrite, resume=not request.fresh) as folder:
+            ledger = Ledger(folder, None if request.fresh else request.output, asked)
+            source = open_source(request.model, progress)
+            _build(request, source, folder, backend, options, ledger, progress)
+            ledger.close(finished=request.parity == "off" or take_proof(folder, request.parity, ledger))
+        if unfinished(request.output, asked):
+            prove(request.output, _provable(source, request), request.parity, progress)
+    return load_engine(request.output)
+
+
+def _build(
+    request: BuildRequest,
+    source: Checkpoint | Graph,
+    folder: Path,
+    backend: str,
+    options: BuildOptions,
+    ledger: Ledger,
+    progress: Progress,
+) -> None:
+    """Fill `folder`: the networks, what the backends make of them, and the manifest."""
+    if backend == "tensorrt":
+        require_half(source.dtype if isinstance(source, Graph) else request.dtype)
+    profiles = default_profiles(source.shape, request.cache, request.max_batch, request.context(source.shape))
+    key = model_key(request, source)
+    networks = Networks(source, request, ledger, key, progress)
+    model, rewrites = networks.native(folder)
+    with _scratch(folder) as scratch:
+        special: dict[str, Any] = {"tensorrt-rtx": lambda: networks.for_rtx(scratch, model)}
         if backend == "tensorrt":
-            require_half(source.dtype if isinstance(source, Graph) else request.dtype)
-        profiles = _profiles(request, source.shape)
-        graph = source if isinstance(source, Graph) else export_graph(source, request.dtype, progress)
-        model, special = lower(graph, folder, scratch, request, backend, progress)
-        checkpoint = None if isinstance(source, Graph) else source
+            special[backend] = networks.plugin(folder, model)
         build_engine(
             model,
             folder,
             backend,
             profiles,
             progress,
-            checkpoint=checkpoint,
-            backend_model=special,
+            checkpoint=None if isinstance(source, Graph) else source,
+            backend_model=special.get(backend),
             options=options,
-            source="" if checkpoint else str(Path(request.model).absolute()),
+            source=str(Path(request.model).absolute()),
+            rewrites=rewrites,
+            ledger=ledger,
+            key=key,
         )
-    if request.parity != "off":
-        prove(request.output, checkpoint or Path(request.model), request.parity, progress)
-    return load_engine(request.output)
+        networks.close()
 
 
 def open_source(model: str, progress: Progress) -> Checkpoint | Graph:
@@ -74,8 +99,8 @@ def open_source(model: str, progress: Progress) -> Checkpoint | Graph:
     return open_graph(Path(model)) if model.endswith(".onnx") else open_checkpoint(model, progress)
 
 
-def _profiles(request: BuildRequest, shape: ModelShape) -> tuple[Profile, Profile]:
-    return default_profiles(shape, request.cache, request.max_batch, request.context(shape))
+def _provable(source: Checkpoint | Graph, request: BuildRequest) -> Checkpoint | Path:
+    return Path(request.model) if isinstance(source, Graph) else source
 
 
 @contextmanager
@@ -93,37 +118,6 @@ def _options(request: BuildRequest) -> BuildOptions:
     return dataclasses.replace(request.options, plugin_library=library)
 
 
-def lower(
-    graph: Graph, folder: Path, scratch: Path, request: BuildRequest, backend: str, progress: Progress
-) -> tuple[OnnxModel, OnnxModel]:
-    """Write `graph` as ONNX Runtime reads it, model.onnx in `folder`, and as `backend` reads it; return both.
-
-    The second is model.plugin.onnx in `folder` for TensorRT, the first itself for ONNX Runtime, and otherwise lies in
-    `scratch`. Weights are written once.
-    """
-    native = _rewritten(graph, request, "onnxruntime", progress)
-    copy = request.copy_weights
-    model = save_onnx(
-        native, folder, graph=graph, cache=request.cache, lowering="native", copy_weights=copy, progress=progress
-    )
-    if backend == "onnxruntime":
-        return model, model
-    other = _rewritten(graph, request, backend, progress)
-    share_weights(other, native, model)
-    place, name = (folder, PLUGIN_ONNX_NAME) if backend == "tensorrt" else (scratch, MODEL_NAME)
-    lowering = BACKENDS[backend].lowering
-    return model, save_onnx(
-        other, place, graph=graph, cache=request.cache, lowering=lowering, progress=progress, name=name
-    )
-
-
-def _rewritten(graph: Graph, request: BuildRequest, backend: str, progress: Progress) -> ir.Model:
-    flavour = "attention" if backend == "tensorrt-rtx" and graph.dtype == "float16" else "matmul"
-    with progress.stage(f"rewriting for {backend}"):
-        model, _ = rewrite(graph, request.cache, BACKENDS[backend].lowering, request.logits, flavour)
-        return prepare_for_rtx(model) if backend == "tensorrt-rtx" else model
-
-
 def source_of(folder: Path, model: str | None = None, progress: Progress | None = None) -> Checkpoint | Path | None:
     """Return what an engine folder was made from: `model`, else what its manifest names; None for an .onnx now gone."""
     named = model or read_manifest(folder).source
@@ -133,41 +127,3 @@ def source_of(folder: Path, model: str | None = None, progress: Progress | None 
     if model and not path.is_file():
         raise CheckpointError(f"there is no file {path}", fix="name the .onnx that the engine was built from")
     return path if path.is_file() else None
-
-
-@dataclass(frozen=True)
-class Extras:
-    """What parity may do besides: keep logits in `save`, hold them to `against`, cut a failing piece into `bisect`."""
-
-    save: Path | None = None
-    against: Path | None = None
-    bisect: Path | None = None
-
-
-def prove(
-    folder: Path,
-    source: Checkpoint | Path | None,
-    extent: str,
-    progress: Progress | None = None,
-    extras: Extras | None = None,
-) -> ParityReport:
-    """Run parity on an engine folder made from `source` (a checkpoint, an .onnx, or unknown) and keep the report there.
-
-    Writes parity.json and its figures. Sets `ready` if it passed; else raises ParityError.
-    """
-    from innerq_export.figures.parity import parity_figures
-    from innerq_export.parity import REPORT_NAME, bisect, look_closely, recording
-
-    extras = extras or Extras()
-    expected = recording.load(extras.against) if extras.against else None
-    checked = look_closely(folder, source, extent=extent, progress=progress)
-    if extras.save:
-        recording.save(checked, extras.save)
-    report = recording.compared(checked, expected) if expected else checked.report
-    (folder / REPORT_NAME).write_text(report.to_json(), encoding="utf-8")
-    parity_figures(report, folder)
-    seal(folder, ready=report.passed, parity=report.summary)
-    if not report.passed:
-        cut = f"\n{bisect.write_piece(folder, checked, source, extras.bisect)}" if extras.bisect else ""
-        raise ParityError(f"parity failed: {folder} is not ready\n{report.text()}{cut}")
-    return report

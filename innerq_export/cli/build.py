@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from innerq_export.plan import Plan
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
-_BESIDE_PLAN = {"planned", "output", "overwrite", "ignore_memory", "form", "plugin_library", "timing_cache"}
+_BESIDE_PLAN = {"planned", "output", "overwrite", "fresh", "ignore_memory", "form", "plugin_library", "timing_cache"}
 
 
 @click.command(name="build")
@@ -29,23 +29,31 @@ _BESIDE_PLAN = {"planned", "output", "overwrite", "ignore_memory", "form", "plug
     "--plugin-library", type=_FILE, help="libinnerq_trt.so for tensorrt.  [default: what `plugin build` made]"
 )
 @click.option("--timing-cache", type=_FILE, help="Kernel timings kept across builds.")
-@click.option("--overwrite", is_flag=True, help="Replace an engine that is there.")
+@click.option("--overwrite", is_flag=True, help="Replace an engine that is there; what has not changed is reused.")
+@click.option("--fresh", is_flag=True, help="Reuse nothing that an earlier build made.")
 @click.option("--plan", "planned", is_eager=True, type=_FILE, help="Build what `plan --save` wrote to this file.")
 @click.option("--ignore-memory", is_flag=True, help="Build though memory or disk are foreseen not to suffice.")
 @format_option
 @click.pass_context
 def command(
-    ctx: click.Context, form: str, planned: Path | None, ignore_memory: bool, overwrite: bool, **choices: Any
+    ctx: click.Context,
+    form: str,
+    planned: Path | None,
+    ignore_memory: bool,
+    overwrite: bool,
+    fresh: bool,
+    **choices: Any,
 ) -> None:
     """Build an engine folder from MODEL: `llama` (the demo), a Hugging Face folder, a hub id or an .onnx file.
 
     Too little memory or disk is foreseen from the headers and refused (exit 5). With --plan the file decides everything
-    but the output folder and the files of TensorRT.
+    but the output folder and the files of TensorRT. Stages of an earlier build of the folder, also of one that was
+    killed, are reused where nothing that they depend on has changed.
     """
     from innerq_export.engine.inspect import inspect_engine
 
     saved = _saved_plan(ctx, planned) if planned else None
-    request = replace(_planned(saved, choices) if saved else request_of(**choices), overwrite=overwrite)
+    request = replace(_planned(saved, choices) if saved else request_of(**choices), overwrite=overwrite, fresh=fresh)
     engine = _build(request, saved, ignore_memory)
     found = inspect_engine(engine.folder)
     if form == "json":
@@ -55,7 +63,8 @@ def command(
 
 
 def _build(request: BuildRequest, saved: Plan | None, ignore_memory: bool) -> Engine:
-    """Foresee, build, and remember what it took; an .onnx file has no headers to foresee from."""
+    """Foresee, build, and remember what it took unless parts were reused; an .onnx has no headers to foresee from."""
+    from innerq_export.engine.stage_record import read_record
     from innerq_export.pipeline import build
     from innerq_export.plan import Meter, check_plan, make_plan, record_build
 
@@ -65,7 +74,8 @@ def _build(request: BuildRequest, saved: Plan | None, ignore_memory: bool) -> En
     check_plan(plan, saved, ignore_memory=ignore_memory)
     meter = Meter(RichProgress())
     engine = build(request, meter)
-    record_build(plan.weight_bytes, plan.layers, meter.stages)
+    if not ((record := read_record(engine.folder)) and record.reused):
+        record_build(plan.weight_bytes, plan.layers, meter.stages)
     return engine
 
 
@@ -93,6 +103,8 @@ def _planned(saved: Plan, choices: dict[str, Any]) -> BuildRequest:
 def _print(found: Inspection) -> None:
     for line in found.manifest.notes:
         note(f"note: {line}")
+    if found.record and found.record.reused:
+        note(f"reused, unchanged: {', '.join(found.record.reused)} ({found.record.saved_seconds:.1f} s saved)")
     cost = found.cost
     click.echo(
         f"{found.folder}: {', '.join(found.manifest.backends)}, preset {found.preset}, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,8 @@ def _print(found: Inspection) -> None:
             "limits": f"batch {manifest.max_batch}, context {manifest.max_context:,}",
             "backends": ", ".join(manifest.backends),
             "built": f"{manifest.created} by innerq-export {manifest.tool_version}",
+            "stages": ", ".join(_stages(found)) or "not known",
+            "rewrites": ", ".join(f"{name} {count}" for name, count in manifest.rewrites.items()) or "not known",
             "versions": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
             "ready": "yes" if manifest.ready else "no: run innerq-export parity",
             "parity": (manifest.parity or {}).get("summary", "never run"),
@@ -60,3 +63,8 @@ def _print(found: Inspection) -> None:
     )
     if found.damage:
         click.echo(f"damaged: {found.damage}")
+
+
+def _stages(found: Inspection) -> Iterator[str]:
+    for name, stage in found.record.stages.items() if found.record else ():
+        yield f"{name} {stage.seconds:.1f} s{' (reused)' if stage.reused else ''}"

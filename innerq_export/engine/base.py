@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,8 +31,8 @@ class Built:
     """What a backend made: its files, the libraries it was built with, and what else its runtime must know."""
 
     files: tuple[str, ...]
-    versions: dict[str, str]
-    details: dict[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str]
+    details: Mapping[str, Any] = field(default_factory=dict)
     aliases: tuple[tuple[str, str], ...] = ()
 
 

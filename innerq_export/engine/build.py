@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,13 +15,16 @@ from innerq_export.engine.backends import resolve
 from innerq_export.engine.base import Backend, BuildOptions, Built
 from innerq_export.engine.files import entries_of
 from innerq_export.engine.folder import write_manifest
-from innerq_export.engine.manifest import Manifest
+from innerq_export.engine.keys import backend_key
+from innerq_export.engine.ledger import Ledger
+from innerq_export.engine.manifest import FileEntry, Manifest
 from innerq_export.engine.onnxruntime import OnnxRuntimeBackend
 from innerq_export.engine.profiles import Profile, largest
+from innerq_export.engine.strict import decode
 from innerq_export.engine.trtllm_layout import write_layout
 from innerq_export.engine.versions import installed_versions
 from innerq_export.errors import ConfigError
-from innerq_export.progress import Progress, Silent, Step
+from innerq_export.progress import Progress, Silent
 
 MODEL_FILES = ("config.json", "generation_config.json")
 
@@ -34,32 +37,48 @@ def build_engine(
     progress: Progress | None = None,
     *,
     checkpoint: Checkpoint | None = None,
-    backend_model: OnnxModel | None = None,
+    backend_model: OnnxModel | Callable[[], OnnxModel] | None = None,
     options: BuildOptions | None = None,
     source: str = "",
+    rewrites: Mapping[str, int] | None = None,
+    ledger: Ledger | None = None,
+    key: str = "",
 ) -> Engine:
     """Complete the folder in which `model` (native lowering) lies, and return it as an engine that is not ready yet.
 
     `backend`: a name of `BACKENDS` or 'auto'; `backend_model`: the same graph as that backend wants it (the plugin
-    lowering in the folder too for 'tensorrt', inlined functions for 'tensorrt-rtx', anywhere), `model` by default;
-    `checkpoint`: gives tokenizer files, config.json and the name for the manifest; `source`: that name where
-    there is no checkpoint, the path of the user's .onnx.
+    lowering in the folder too for 'tensorrt', inlined functions for 'tensorrt-rtx', anywhere), or for the latter what
+    makes it if it is needed; `model` by default; `checkpoint`: gives tokenizer files, config.json and the name for the
+    manifest; `source`: that name where there is no checkpoint, the path of the user's .onnx; `rewrites`: what the
+    rewrite counted; `ledger`: reuses what an earlier build made of the model of this `key`.
     Use inside `folder.staging`, so that nothing half-built stays. Raises UserError and KeyboardInterrupt.
     """
     options, report = options or BuildOptions(), progress or Silent()
     chosen = resolve(backend, options)
     _check_place(model, folder)
-    special = _fitting(chosen, backend_model or model)
-    made = {"onnxruntime": _build(OnnxRuntimeBackend(), model, folder, profiles, options, report)}
+    special = _fitting(chosen, model if backend_model is None or callable(backend_model) else backend_model)
+    ledger = ledger or Ledger()
+
+    def built(backend: Backend, wanted: OnnxModel | Callable[[], OnnxModel]) -> Built:
+        def work() -> dict[str, Any]:
+            found = _fitting(backend, wanted() if callable(wanted) else wanted)
+            with report.stage(f"building for {backend.name}") as step:
+                return asdict(backend.build(found, folder, profiles, options, step))
+
+        return decode(Built, ledger.run(backend.name, backend_key(backend.name, key, profiles, options), work))
+
+    made = {"onnxruntime": built(OnnxRuntimeBackend(), model)}
     if chosen.name != "onnxruntime":
-        made[chosen.name] = _build(chosen, special, folder, profiles, options, report)
+        made[chosen.name] = built(chosen, backend_model or model)
+    ledger.finish()
     if checkpoint is not None:
         copy_model_files(checkpoint, folder)
     if chosen.name == "tensorrt":
         write_layout(folder, special, profiles)
-    with report.stage("hashing the files") as step:
-        manifest = _manifest(model, folder, profiles, made, checkpoint, source, step)
-        manifest = manifest.replace(weights=_weights(folder, model, special))
+    with report.stage("listing the files" if ledger.reused else "hashing the files") as step:
+        files = entries_of(folder, ledger.known_files, step)
+        manifest = _manifest(model, profiles, made, checkpoint, source, files)
+        manifest = manifest.replace(weights=_weights(folder, model, special), rewrites=rewrites or {})
         write_manifest(folder, manifest)
     return Engine(folder, manifest.to_dict())
 
@@ -79,18 +98,6 @@ def _weights(folder: Path, *models: OnnxModel) -> tuple[WeightFile, ...]:
         if model.path.parent.resolve() == folder.resolve():
             files = {file.name: file for file in model.weights} | files
     return tuple(files.values())
-
-
-def _build(
-    backend: Backend,
-    model: OnnxModel,
-    folder: Path,
-    profiles: Sequence[Profile],
-    options: BuildOptions,
-    progress: Progress,
-) -> Built:
-    with progress.stage(f"building for {backend.name}") as step:
-        return backend.build(model, folder, profiles, options, step)
 
 
 def _fitting(backend: Backend, model: OnnxModel) -> OnnxModel:
@@ -123,12 +130,11 @@ def _check_place(model: OnnxModel, folder: Path) -> None:
 
 def _manifest(
     model: OnnxModel,
-    folder: Path,
     profiles: Sequence[Profile],
     made: dict[str, Built],
     checkpoint: Checkpoint | None,
     source: str,
-    step: Step,
+    files: Mapping[str, FileEntry],
 ) -> Manifest:
     max_batch, max_context, _ = largest(profiles)
     return Manifest(
@@ -146,7 +152,7 @@ def _manifest(
         versions=installed_versions()
         | {name: text for built in made.values() for name, text in built.versions.items()},
         backends={name: _record(built, profiles) for name, built in made.items()},
-        files=entries_of(folder, step=step),
+        files=files,
         aliases=tuple(pair for built in made.values() for pair in built.aliases),
     )
 

@@ -36,7 +36,7 @@ def entries_of(
     Entries of `known` are kept where size and time are equal. Names of one file (hard links) are hashed once. `step`
     hears of every file.
     """
-    names = list(_names(folder))
+    names = list(names_of(folder))
     found: dict[str, FileEntry] = {}
     first_names: dict[tuple[int, int], str] = {}
     for count, name in enumerate(names):
@@ -83,7 +83,8 @@ def _reuse(path: Path, known: FileEntry | None) -> FileEntry:
     return file_entry(path)
 
 
-def _names(folder: Path) -> Iterator[str]:
+def names_of(folder: Path) -> Iterator[str]:
+    """Yield the name of every file under `folder` but the manifest and what is hidden, sorted."""
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)

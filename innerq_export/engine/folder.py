@@ -18,22 +18,22 @@ from innerq_export.errors import ConfigError, UserError
 
 
 @contextmanager
-def staging(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def staging(folder: Path, *, overwrite: bool = False, resume: bool = False) -> Iterator[Path]:
     """Yield an empty folder beside `folder`. When the block ends it takes the place of `folder`, in one rename.
 
-    When the block raises (KeyboardInterrupt too) it is removed and `folder` is as it was. Leftovers of a killed build
-    are cleared away. Raises ConfigError when another build holds the folder, when `folder` holds an engine and
-    `overwrite` is false, or when it holds anything that is no engine: that is never overwritten; UserError when the
-    place cannot be written or the disk is full.
+    When the block raises (KeyboardInterrupt too) it is removed and `folder` is as it was. What a killed build left is
+    cleared away, or with `resume` is still in the folder that is yielded (see Ledger). Raises ConfigError when another
+    build holds the folder, when `folder` holds an engine and `overwrite` is false, or when it holds anything that is no
+    engine: that is never overwritten; UserError when the place cannot be written or the disk is full.
     """
     folder = folder.resolve()
-    _make_parent(folder)
-    with _exclusive(folder):
+    with exclusive(folder):
         _restore(folder)
         _refuse_loss(folder, overwrite)
         stage = _sibling(folder, "building")
-        _remove(stage)
-        stage.mkdir()
+        if not resume:
+            _remove(stage)
+        stage.mkdir(exist_ok=True)
         try:
             yield stage
             _swap(stage, folder)
@@ -75,7 +75,7 @@ def load_engine(folder: Path, *, full: bool = False) -> Engine:
 
 def seal(folder: Path, *, ready: bool, parity: Mapping[str, Any] | None) -> Manifest:
     """Record the verdict of parity and the files it added, and return the new manifest."""
-    with _exclusive(folder.resolve()):
+    with exclusive(folder):
         manifest = read_manifest(folder)
         files = entries_of(folder, manifest.files)
         sealed = manifest.replace(files=files, ready=ready, parity=dict(parity) if parity is not None else None)
@@ -84,10 +84,16 @@ def seal(folder: Path, *, ready: bool, parity: Mapping[str, Any] | None) -> Mani
 
 
 @contextmanager
-def _exclusive(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path) -> Iterator[None]:
+    """Keep other builds out of `folder` while the block runs; blocks of one thread may lie within each other.
+
+    Raises ConfigError when another build holds it, UserError when the place cannot be written.
+    """
     import filelock
 
-    lock = filelock.FileLock(_sibling(folder, "lock"), timeout=0)
+    folder = folder.resolve()
+    _make_parent(folder)
+    lock = filelock.FileLock(_sibling(folder, "lock"), timeout=0, is_singleton=True)
     try:
         lock.acquire()
     except filelock.Timeout as error:

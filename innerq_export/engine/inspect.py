@@ -9,6 +9,7 @@ from typing import Any
 from innerq_export.engine.files import check_files
 from innerq_export.engine.folder import read_manifest
 from innerq_export.engine.manifest import Manifest, rebuild_command
+from innerq_export.engine.stage_record import Record, read_record
 from innerq_export.errors import UserError
 from innerq_export.spec import fp16_kv_bytes_per_token, kv_bytes_per_token, preset_name, window_bytes
 
@@ -33,7 +34,9 @@ class KvCost:
 
 @dataclass(frozen=True)
 class Inspection:
-    """The answer of `inspect_engine`. `damage` is the first thing wrong with the files, or None."""
+    """The answer of `inspect_engine`. `damage`: the first thing wrong with the files, or None; `record`: how the
+    folder was built, None where that is not known.
+    """
 
     folder: Path
     manifest: Manifest
@@ -42,6 +45,7 @@ class Inspection:
     total_bytes: int
     linked_bytes: int
     damage: str | None
+    record: Record | None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -53,6 +57,11 @@ class Inspection:
             "kv": asdict(self.cost) | {"ratio": self.cost.ratio},
             "total_bytes": self.total_bytes,
             "linked_bytes": self.linked_bytes,
+            "stages": {
+                name: {"seconds": stage.seconds, "reused": stage.reused}
+                for name, stage in (self.record.stages.items() if self.record else ())
+            },
+            "seconds_saved": round(self.record.saved_seconds, 3) if self.record else 0.0,
             "manifest": self.manifest.to_dict(),
         }
 
@@ -71,6 +80,7 @@ def inspect_engine(folder: Path, *, full: bool = False) -> Inspection:
         total_bytes=sum(entry.bytes for entry in manifest.files.values()),
         linked_bytes=sum(entry.bytes for entry in manifest.files.values() if entry.linked),
         damage=_damage(folder, manifest, full),
+        record=read_record(folder),
     )
 
 

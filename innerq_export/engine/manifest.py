@@ -35,7 +35,8 @@ class Manifest:
 
     `backends` maps a backend's name to what it recorded: its `files`, the `versions` it was built with, `profiles`
     and, for NVIDIA, `compute_capabilities`. `weights` says which files are links and why others are not. `aliases`
-    are (past, present) pairs that a backend updates in place. `files` covers every file but manifest.json. `parity`
+    are (past, present) pairs that a backend updates in place; `rewrites`: how often each rule of the rewrite applied.
+    `files` covers every file but manifest.json. `parity`
     is the summary of the check that set `ready`.
     """
 
@@ -55,6 +56,7 @@ class Manifest:
     files: Mapping[str, FileEntry]
     weights: tuple[WeightFile, ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()
+    rewrites: Mapping[str, int] = field(default_factory=dict)
     ready: bool = False
     parity: Mapping[str, Any] | None = None
     schema: int = field(default=SCHEMA_VERSION)

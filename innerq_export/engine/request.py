@@ -18,7 +18,8 @@ class BuildRequest:
 
     `model`: `llama`, a Hugging Face folder, a hub id or an .onnx file; `output`: where the engine folder will be;
     `max_context`: tokens, None is what the model was trained for, at most 8192; `parity`: fast, full or off (then the
-    engine is not ready); `overwrite`: an engine that is there may be replaced.
+    engine is not ready); `overwrite`: an engine that is there may be replaced; `fresh`: nothing that an earlier build
+    made is reused.
     """
 
     model: str
@@ -32,6 +33,7 @@ class BuildRequest:
     parity: str = "fast"
     copy_weights: bool = False
     overwrite: bool = False
+    fresh: bool = False
     options: BuildOptions = field(default_factory=BuildOptions)
 
     def context(self, shape: ModelShape) -> int:

@@ -41,7 +41,7 @@ def _dataclass(hint: Any, value: Any, path: str) -> Any:
         if name not in fields:
             raise ValueError(f"{_join(path, name)} is unknown, {nearest(name, fields)}")
     for name, field in fields.items():
-        if name not in given and field.default is dataclasses.MISSING:
+        if name not in given and field.default is field.default_factory is dataclasses.MISSING:
             raise ValueError(f"{_join(path, name)} is missing")
     return hint(**{name: decode(hints[name], item, _join(path, name)) for name, item in given.items()})
 
