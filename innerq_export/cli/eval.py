@@ -45,8 +45,12 @@ AUTO = "auto"
 @click.option("--seeds", type=SIZE, default=3, show_default=True, help="Seeds, from 0 on.")
 @click.option("--needle-lengths", type=SIZE, multiple=True, help="Tokens of recall prompts. Repeatable.")
 @click.option("--needles", type=SIZE, default=16, show_default=True, help="Recall prompts per length, depth and seed.")
-@click.option("--tasks", help="Run these lm-eval tasks instead, e.g. gsm8k,arc_easy (needs the extra 'eval').")
-@click.option("--paper", is_flag=True, help="With --tasks: the settings of the paper's scripts (seed 89, one by one).")
+@click.option(
+    "--tasks",
+    metavar="NAME,...",
+    help="Run these lm-eval tasks instead, under fp16 and every --preset; paper and paper-instruct are those of the "
+    "paper's scripts. Needs the extra 'eval'.",
+)
 @click.option("--limit", type=SIZE, help="With --tasks: only this many questions of each.")
 @click.option("--include-path", type=FOLDER, help="With --tasks: a folder of your own task definitions.")
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
@@ -128,6 +132,5 @@ def _tasks(model: str, tasks: str, choices: Mapping[str, Any]) -> Mapping[str, A
         limit=choices["limit"],
         include=choices["include_path"],
         device=choices["device"],
-        paper=choices["paper"],
     )
     return run_tasks(open_checkpoint(model, RichProgress()), options)

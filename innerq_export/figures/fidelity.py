@@ -65,9 +65,11 @@ def _points(axes: Axes, rows: Rows, paint: str, label: str, *, named: bool) -> N
     bits, kl = [row["bits"] for row in rows], [row["kl_mean"]["mean"] for row in rows]
     spread = [min(row["kl_mean"]["sd"], 0.95 * row["kl_mean"]["mean"]) for row in rows]
     axes.errorbar(bits, kl, spread, fmt="o" if named else ".", color=paint, label=label, capsize=2, lw=1)
+    below = named and rows[0]["group"] == "baselines"
     for row in rows if named else ():
         place = (row["bits"], row["kl_mean"]["mean"])
-        axes.annotate(row["name"], place, xytext=(5, 3), textcoords="offset points", fontsize=7, color=paint)
+        offset = (5, -9 if below else 3)
+        axes.annotate(row["name"], place, xytext=offset, textcoords="offset points", fontsize=7, color=paint)
 
 
 def _ablation(axes: Axes, theme: Theme, rows: Rows, where: str) -> None:
