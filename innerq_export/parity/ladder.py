@@ -62,7 +62,7 @@ def open_ladder(
     `streams_BT` hold one token more than any case takes: the last is only ever the one that follows.
     """
     dtype, shape = manifest.dtype, manifest.model
-    model = TorchModel(source.folder, dtype) if isinstance(source, Checkpoint) else None
+    model = TorchModel(source.folder, dtype, source.key_norm) if isinstance(source, Checkpoint) else None
     plain = OnnxSource(source) if isinstance(source, Path) else model
     logits_BTV = torch.stack([plain.unquantised(ids[:-1]) for ids in streams_BT]) if plain else None
     rungs: tuple[Rung, ...] = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,16 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from innerq_export.artifacts import KeyNorm
+from innerq_export.parity.folded import Attention, folded
+
 _NAME = "innerq_parity"
 _KEYWORD = "innerq_attention"
-Attention = Callable[[int, Tensor, Tensor, Tensor, float], Tensor]
-"""(layer, query_BHqSD, key_BHkvSD, value_BHkvSD, scale) -> output_BHqSD; keys after RoPE."""
 
 
 class TorchModel:
-    """The checkpoint with its weights rounded to `dtype` (that of the engine), computed in fp32 on the CPU."""
+    """The checkpoint with its weights rounded to `dtype` (that of the engine), computed in fp32 on the CPU.
 
-    def __init__(self, folder: Path, dtype: str):
+    `key_norm`: what was folded into the engine's weights, and is shown to the attention that is given from outside.
+    """
+
+    def __init__(self, folder: Path, dtype: str, key_norm: KeyNorm | None = None):
         from transformers import AttentionInterface, AutoModelForCausalLM
 
         AttentionInterface.register(_NAME, _attention)
@@ -27,7 +31,7 @@ class TorchModel:
             model = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=getattr(torch, dtype), attn_implementation=_NAME, local_files_only=True
             )
-        self._model = model.float().eval()
+        self._model, self._key_norm = model.float().eval(), key_norm
 
     @torch.no_grad()
     def unquantised(self, ids_T: Tensor) -> Tensor:
@@ -36,7 +40,8 @@ class TorchModel:
 
     @torch.no_grad()
     def with_attention(self, ids_BS: Tensor, position_BS: Tensor, attention: Attention) -> Tensor:
-        """Return the logits [B, S, V] when `attention` answers every layer."""
+        """Return the logits [B, S, V] when `attention` answers every layer; it is given keys after RoPE."""
+        attention = folded(attention, self._key_norm) if self._key_norm else attention
         extra: dict[str, Any] = {_KEYWORD: attention}
         return self._model(input_ids=ids_BS, position_ids=position_BS, use_cache=False, **extra).logits
 
