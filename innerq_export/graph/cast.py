@@ -1,18 +1,21 @@
-"""A checkpoint tensor in another dtype: an ONNX tensor that reads, casts and hands on 128 Ki values at a time."""
+"""A checkpoint tensor in another dtype: an ONNX tensor that reads, casts and hands on a piece at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import BinaryIO
 
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
+import torch
 
 from innerq_export.artifacts import TensorRef
 from innerq_export.errors import CheckpointError
+from innerq_export.graph.pieces import PieceWriter, read_into
 
-CHUNK_ITEMS = 1 << 17
+PIECE_ITEMS = 1 << 21
+CACHED_ITEMS = 1 << 15
+"""Cast at a time: they stay in the processor's cache, and PyTorch splits no work of up to so many items."""
 SOURCE_DTYPES: dict[str, np.dtype] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype(ml_dtypes.bfloat16),
@@ -32,41 +35,36 @@ class CastTensor(ir.LazyTensor):
         super().__init__(self._whole, dtype=dtype, shape=ir.Shape(ref.shape, frozen=True), name=ref.name)
         self.ref = ref
 
-    def chunks(self) -> Iterator[np.ndarray]:
-        """Yield the values in row-major order, one-dimensional, in one buffer that the next chunk overwrites."""
-        source = SOURCE_DTYPES[self.ref.dtype]
-        raw = np.empty(CHUNK_ITEMS * source.itemsize, np.uint8)
-        result = np.empty(CHUNK_ITEMS, TARGET_DTYPES[self.dtype])
-        with self.ref.file.open("rb") as stream:
-            stream.seek(self.ref.offset)
-            for start in range(0, self.ref.nbytes, raw.size):
-                part = raw[: self.ref.nbytes - start]
-                if stream.readinto(part.data) != part.size:
-                    raise CheckpointError(f"{self.ref.file}: truncated inside tensor '{self.ref.name}'")
-                values = self._adjusted(part.view(source), start // source.itemsize)
-                self._cast(values, result[: values.size])
-                yield result[: values.size]
-
     def tofile(self, file: BinaryIO) -> None:
-        """Write the little-endian bytes to `file`, chunk by chunk."""
-        for chunk in self.chunks():
-            file.write(chunk.view(np.uint8).data)
+        """Write the little-endian bytes to `file`, in pieces."""
+        dtype, scratch = TARGET_DTYPES[self.dtype], PIECE_ITEMS * SOURCE_DTYPES[self.ref.dtype].itemsize
+        PieceWriter(self.size, dtype, self._make, size=PIECE_ITEMS, scratch=min(scratch, self.ref.nbytes)).write(file)
+
+    def _whole(self) -> ir.Tensor:
+        result = np.empty(self.ref.shape, TARGET_DTYPES[self.dtype])
+        self._make(0, result.reshape(-1), np.empty(self.ref.nbytes, np.uint8))
+        return ir.Tensor(result, name=self.name)
+
+    def _make(self, start: int, result: np.ndarray, scratch: np.ndarray) -> None:
+        """Fill `result` with the items of the tensor from `start` on, in row-major order; `scratch`: for the bytes."""
+        source = SOURCE_DTYPES[self.ref.dtype]
+        raw = scratch[: result.size * source.itemsize]
+        if read_into(self.ref.file, self.ref.offset + start * source.itemsize, raw) != raw.size:
+            raise CheckpointError(f"{self.ref.file}: truncated inside tensor '{self.ref.name}'")
+        for begin in range(0, result.size, CACHED_ITEMS):
+            part = slice(begin, begin + CACHED_ITEMS)
+            self._cast(self._adjusted(raw.view(source)[part], start + begin), result[part])
 
     def _adjusted(self, values: np.ndarray, start: int) -> np.ndarray:
         """Return what is cast in the place of `values`, the items of the tensor from `start` on."""
         return values
 
-    def _whole(self) -> ir.Tensor:
-        result = np.empty(self.ref.shape, TARGET_DTYPES[self.dtype])
-        flat, start = result.reshape(-1), 0
-        for chunk in self.chunks():
-            flat[start : start + chunk.size] = chunk
-            start += chunk.size
-        return ir.Tensor(result, name=self.name)
-
     def _cast(self, values: np.ndarray, result: np.ndarray) -> None:
-        with np.errstate(over="ignore"):
-            np.copyto(result, values, casting="unsafe")
+        if values.dtype == SOURCE_DTYPES["BF16"]:
+            torch.from_numpy(result).copy_(torch.from_numpy(values.view(np.int16)).view(torch.bfloat16))
+        else:
+            with np.errstate(over="ignore"):
+                np.copyto(result, values, casting="unsafe")
         if not _all_finite(result):
             raise CheckpointError(
                 f"tensor '{self.ref.name}' of {self.ref.file.name} does not fit {self.dtype.name}",

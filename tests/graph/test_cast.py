@@ -1,4 +1,5 @@
 import io
+import threading
 
 import ml_dtypes
 import numpy as np
@@ -12,6 +13,7 @@ from innerq_export.checkpoint.header import read_header
 from innerq_export.errors import CheckpointError
 from innerq_export.graph import cast
 from innerq_export.graph.cast import CastTensor
+from innerq_export.graph.pieces import PieceWriter
 
 FP16, FP32 = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
@@ -24,7 +26,7 @@ def tensor_of(folder, array, dtype):
 @pytest.mark.parametrize("source", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
 @pytest.mark.parametrize("target", [FP16, FP32])
 def test_equals_the_cast_of_the_whole(tmp_path, source, target, monkeypatch):
-    monkeypatch.setattr(cast, "CHUNK_ITEMS", 7)
+    monkeypatch.setattr(cast, "PIECE_ITEMS", 7)
     array = np.random.default_rng(0).standard_normal((5, 6)).astype(source)
     tensor = tensor_of(tmp_path, array, target)
     expected = array.astype(np.float16 if target == FP16 else np.float32)
@@ -70,3 +72,39 @@ def test_a_file_that_shrank_since_it_was_opened(tmp_path):
 def test_a_scalar_and_an_empty_tensor(tmp_path):
     assert tensor_of(tmp_path, np.array(2.5, np.float32), FP16).numpy() == np.float16(2.5)
     assert tensor_of(tmp_path, np.ones((0, 4), np.float32), FP16).tobytes() == b""
+
+
+def test_a_file_gets_what_a_stream_gets_from_where_it_stood(tmp_path, monkeypatch):
+    monkeypatch.setattr(cast, "PIECE_ITEMS", 100)
+    array = np.random.default_rng(0).standard_normal(1001).astype(ml_dtypes.bfloat16)
+    tensor = tensor_of(tmp_path, array, FP16)
+    with (tmp_path / "out").open("wb") as file:
+        file.write(b"before")
+        tensor.tofile(file)
+        file.write(b"after")
+    assert (tmp_path / "out").read_bytes() == b"before" + array.astype(np.float16).tobytes() + b"after"
+
+
+def test_pieces_are_made_by_two_threads_each_with_its_own_buffers(tmp_path):
+    together = threading.Barrier(2, timeout=20)
+
+    def make(start, result, scratch):
+        together.wait()
+        result[:] = start + np.arange(result.size)
+        together.wait()
+
+    with (tmp_path / "out").open("wb") as file:
+        PieceWriter(8, np.dtype("<i4"), make, size=2, scratch=1).write(file)
+    assert np.fromfile(tmp_path / "out", "<i4").tolist() == list(range(8))
+
+
+def test_an_error_in_a_piece_ends_the_writing(tmp_path):
+    made = []
+
+    def make(start, result, scratch):
+        made.append(start)
+        raise CheckpointError("no")
+
+    with (tmp_path / "out").open("wb") as file, pytest.raises(CheckpointError, match="no"):
+        PieceWriter(10_000, np.dtype("<i4"), make, size=1, scratch=1).write(file)
+    assert len(made) < 10_000
