@@ -88,7 +88,9 @@ def _check_features(dropout: float, others: dict[str, Any], tokens: int) -> None
         raise ConfigError("InnerQCache: attention dropout", expected="inference", fix="call model.eval()")
     window = others.get("sliding_window")
     if window is not None and tokens > window:
-        raise ConfigError("InnerQCache: sliding-window attention", expected=f"at most {window} tokens", got=tokens)
+        fix = "keep prompt and answer within the window, or use transformers' DynamicCache"
+        expected = f"at most {window} tokens"
+        raise ConfigError("InnerQCache: sliding-window attention", expected=expected, got=tokens, fix=fix)
 
 
 def _wrong_attention() -> ConfigError:

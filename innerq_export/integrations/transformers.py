@@ -50,7 +50,8 @@ class InnerQLayer(CacheLayerMixin):
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocate, for keys and values of the same shape [B, Hkv, any, D]."""
         if key_states.shape != value_states.shape:
-            raise ConfigError("keys and values of one head dim", expected=key_states.shape, got=value_states.shape)
+            got = f"{list(key_states.shape)} and {list(value_states.shape)}"
+            raise ConfigError("InnerQCache: keys and values", expected="the same shape", got=got)
         self.store = self._cache._new_store(self._index, key_states)
         self.batch_size, self.is_initialized = key_states.shape[0], True
 
@@ -185,6 +186,10 @@ class InnerQCache(Cache):
             self.length_B = torch.zeros(like_BHkvSD.shape[0], dtype=torch.int32, device=like_BHkvSD.device)
             blocks = FIRST_BLOCKS if self.max_tokens is None else blocks_of(self.cache_config, self.max_tokens)
             self._capacity = blocks
+        if like_BHkvSD.device != self.length_B.device:
+            got = f"{self.length_B.device} and {like_BHkvSD.device}"
+            fix = 'load the model on one device: device_map={"": 0}'
+            raise ConfigError("InnerQCache: layers on several devices", expected="one device", got=got, fix=fix)
         return new_store(self.cache_config, like_BHkvSD, self._capacity, self._library(like_BHkvSD))
 
     def _library(self, like: Tensor) -> Library | None:

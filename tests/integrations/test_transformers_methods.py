@@ -212,6 +212,33 @@ def test_attention_that_is_not_computed_is_refused(model, feature, match):
         innerq_attention(model, torch.zeros(1, 4, 5, 64), key, value, None, **feature)
 
 
+def test_layers_on_several_devices_are_refused(model):
+    cache = InnerQCache(model.config)
+    cache.update(torch.zeros(1, 2, 5, 64), torch.zeros(1, 2, 5, 64), 0)
+    with pytest.raises(ConfigError, match="several devices"):
+        cache.update(*[torch.zeros(1, 2, 5, 64, device="meta")] * 2, 1)
+
+
+def test_early_initialization_is_where_tokens_go(setting):
+    model, ids = setting[0], prompts(2, TOKENS)
+    early = InnerQCache(model.config, short(), max_tokens=TOKENS, **setting[1])
+    early.early_initialization(2, 2, 64, model.dtype, model.device)
+    assert early.is_initialized and early.get_max_length() == TOKENS
+    stores = [layer.store for layer in early.layers]
+    assert torch.equal(feed(model, early, ids), feed(model, InnerQCache(model.config, short(), **setting[1]), ids))
+    assert stores == [layer.store for layer in early.layers]
+
+
+def test_a_prompt_in_chunks(setting):
+    model, ids = setting[0], prompts(1, TOKENS)
+    cache = InnerQCache(model.config, short(), **setting[1])
+    out = model.generate(ids, past_key_values=cache, prefill_chunk_size=25, max_new_tokens=3, **GREEDY)
+    chunked = InnerQCache(model.config, short(), **setting[1])
+    for chunk in ids.split(25, 1):
+        logits = feed(model, chunked, chunk)
+    assert int(out[0, TOKENS]) == int(logits.argmax())
+
+
 def test_configs_that_are_none(model):
     with pytest.raises(ConfigError, match=r"model\.config"):
         InnerQCache(model)
