@@ -15,9 +15,11 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from innerq_export.artifacts import Checkpoint, ModelShape
 from innerq_export.errors import CheckpointError
 from innerq_export.runtime.torch_attention import NAME
-from innerq_export.runtime.torch_weights import ROW, load_weights, styles_of
+from innerq_export.runtime.torch_weights import ROW, check_ranks, load_weights, styles_of
 
 _FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+COMPILER: Any = "inductor"
+"""The backend of torch.compile."""
 _CODE_FIELDS = ("auto_map", "custom_pipelines")
 
 
@@ -39,10 +41,10 @@ def load_model(
     and ConfigError for a model that cannot be split into `ranks`.
     """
     ranks, shape = ranks or Ranks(), checkpoint.shape
-    heads = (shape.heads, shape.kv_heads)
-    whole = dict(checkpoint.config)
-    with torch.device("meta"):
-        styles = styles_of(empty_model(whole, dtype), heads, ranks.count)
+    check_ranks(shape, ranks.count)
+    whole, styles = dict(checkpoint.config), {}
+    if ranks.count > 1:
+        styles = styles_of(empty_model(whole, dtype, torch.device("meta")))
     model = empty_model(_part_of(whole, shape, styles, ranks.count), dtype, device)
     load_weights(model, checkpoint, styles, ranks.rank, ranks.count)
     for name, style in styles.items():
@@ -52,15 +54,15 @@ def load_model(
     return model, part
 
 
-def empty_model(config: Mapping[str, Any], dtype: torch.dtype, device: torch.device | None = None) -> Any:
-    """Return the model of a config.json with uninitialised weights on `device` (None: torch's current one).
+def empty_model(config: Mapping[str, Any], dtype: torch.dtype, device: torch.device) -> Any:
+    """Return the model of a config.json with uninitialised weights on `device`.
 
     Only classes of the installed transformers are used, never code of the checkpoint. Raises CheckpointError.
     """
     fields = {name: value for name, value in config.items() if name not in _CODE_FIELDS}
     try:
         parsed = CONFIG_MAPPING[fields["model_type"]].from_dict(fields)
-        with no_init_weights(), device or torch.get_default_device():
+        with no_init_weights(), device:
             model = AutoModelForCausalLM.from_config(parsed, dtype=dtype, attn_implementation=NAME)
     except torch.OutOfMemoryError:
         raise
@@ -84,10 +86,10 @@ def compile_layers(model: Any) -> None:
     for layer in base.layers:
         for module in list(layer.modules()):
             _fuse(module)
-        layer.compile(fullgraph=True, dynamic=False)
+        layer.compile(fullgraph=True, dynamic=False, backend=COMPILER)
     for child in base.children():
         if child is not base.layers and not isinstance(child, nn.Embedding):
-            child.compile(dynamic=False)
+            child.compile(dynamic=False, backend=COMPILER)
 
 
 class Shared(nn.Module):

@@ -20,6 +20,7 @@ from innerq_export.artifacts import Checkpoint
 from innerq_export.errors import EnvironmentMismatchError, UserError
 from innerq_export.runtime.torch_decoder import Decoder
 from innerq_export.runtime.torch_model import Ranks, load_model
+from innerq_export.runtime.torch_weights import check_ranks
 from innerq_export.spec import CacheConfig
 
 _PATIENCE = timedelta(minutes=5)
@@ -56,6 +57,7 @@ class OtherRanks:
     """
 
     def __init__(self, part: Part):
+        check_ranks(part.checkpoint.shape, part.count)
         self.count = part.count
         cards = torch.cuda.device_count()
         if part.device == "cuda" and cards < part.count:

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from innerq_export.artifacts import Checkpoint, TensorRef
+from innerq_export.artifacts import Checkpoint, ModelShape, TensorRef
 from innerq_export.errors import CheckpointError, ConfigError
 
 COLUMN, ROW = "colwise", "rowwise"
@@ -41,20 +41,22 @@ def load_weights(
             parameter.zero_() if rank and added_once else parameter.copy_(part)
 
 
-def styles_of(model: Any, heads: tuple[int, int], ranks: int) -> dict[str, str]:
-    """Return for every split module of a transformers model "colwise" or "rowwise", after the model's own plan.
-
-    `heads`: its query and KV heads. Raises ConfigError for a model whose attention cannot be split into `ranks`.
-    """
-    if ranks == 1:
-        return {}
-    if any(count % ranks for count in heads):
+def check_ranks(shape: ModelShape, ranks: int) -> None:
+    """Raise ConfigError unless `ranks` processes can share the heads."""
+    if shape.heads % ranks or shape.kv_heads % ranks:
         raise ConfigError(
             f"--tp {ranks} does not divide the heads",
             expected="a divisor of query and KV heads",
-            got=f"{heads[0]} query heads, {heads[1]} KV heads",
+            got=f"{shape.heads} query heads, {shape.kv_heads} KV heads",
             fix="choose another --tp",
         )
+
+
+def styles_of(model: Any) -> dict[str, str]:
+    """Return for every module of a transformers model that ranks share "colwise" or "rowwise", after its own plan.
+
+    Raises ConfigError for a model whose attention cannot be split by KV heads.
+    """
     plan = {
         f"{model.base_model_prefix}.{name}": style for name, style in (model.config.base_model_tp_plan or {}).items()
     }
