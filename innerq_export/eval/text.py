@@ -6,7 +6,6 @@ Austen's novels, all out of copyright. So the demo and evaluation models have no
 
 from __future__ import annotations
 
-import lzma
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from innerq_export.checkpoint.demo import held_out_text
 from innerq_export.errors import UserError
 from innerq_export.eval.recall import Fact, draw_facts
 
-BUILT_IN = Path(__file__).with_name("heldout.txt.xz")
 MOST_CHARACTERS = 1 << 21
 Encode = Callable[[str], list[int]]
 
@@ -102,7 +101,7 @@ def open_source(folder: Path, text: Path | None) -> Source:
 
 def _content(text: Path | None) -> str:
     try:
-        data = lzma.decompress(BUILT_IN.read_bytes()) if text is None else text.read_bytes()
+        data = held_out_text() if text is None else text.read_bytes()
         return data[:MOST_CHARACTERS].decode("utf-8", errors="ignore")
     except OSError as error:
         raise UserError(f"text {text} cannot be read", got=error.strerror, fix="give a UTF-8 text file") from error

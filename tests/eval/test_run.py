@@ -1,0 +1,140 @@
+"""One short run on the tiny model: the figures mean what they say, and reach JSON, Markdown, SVG and the terminal."""
+
+from __future__ import annotations
+
+import json
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from innerq_export.errors import ConfigError
+from innerq_export.eval.measure import text_figures
+from innerq_export.eval.model import Decoded
+from innerq_export.eval.plans import Sizes, full_precision, plans_of
+from innerq_export.eval.report import Spread, markdown
+from innerq_export.eval.run import Options, evaluate
+from innerq_export.figures.fidelity import fidelity_figures, pareto
+
+
+@pytest.fixture(scope="module")
+def rows(report):
+    return {row["name"]: row for row in report.to_dict()["rows"]}
+
+
+def test_the_full_precision_cache_is_the_zero_of_every_scale(rows):
+    full = rows["fp16"]
+    assert full["kl_mean"]["mean"] == full["kl_p99"]["mean"] == full["perplexity_percent"]["mean"] == 0
+    assert full["top1"]["mean"] == 1
+    assert full["bits"] == 16
+
+
+def test_more_bits_cost_less(rows):
+    kl = {name: row["kl_mean"]["mean"] for name, row in rows.items()}
+    assert 0 < kl["int8-token"] < kl["quality"] < kl["balanced"] < kl["compact"] < kl["small"]
+    assert kl["balanced"] < kl["base"]
+    assert kl["kivi-4"] < kl["kivi-2"]
+    assert rows["quality"]["top1"]["mean"] > rows["small"]["top1"]["mean"]
+    assert min(rows["quality"]["attention_db"]) > min(rows["compact"]["attention_db"]) > 0
+
+
+def test_every_row_has_its_seeds_and_needles_where_asked(rows):
+    for name, row in rows.items():
+        assert len(row["kl_mean"]["seeds"]) == 2
+        assert len(row["attention_db"]) == (0 if name == "fp16" else 2)
+        asked = row["group"] in ("presets", "baselines", "auto")
+        assert [cell["depth"] for cell in row["recall_cells"]] == ([0.0, 1.0] if asked else [])
+
+
+def test_sensitivity_has_every_part_and_the_budget_holds(report, rows):
+    assert len(report.sensitivity) == 2 * 2 * 3
+    assert rows["auto 3.25"]["bits"] <= 3.25
+    assert report.allocations["auto 3.25"].predicted_kl > 0
+
+
+def test_kl_perplexity_and_top1_by_hand(decoder):
+    """Uniform against (1/2, 1/4, 1/4): KL = ln(2 * 4 * 4 / 27) / 3; the likelihood of token 0 under the second."""
+
+    class Fixed:
+        layers, device = 1, torch.device("cpu")
+
+        def read(self, ids):
+            return None
+
+        def decode(self, prompt, ids_BN, schemes, measure=False):
+            wanted = torch.tensor([1.0, 1.0, 1.0]) if not any(schemes) else torch.tensor([2.0, 1.0, 1.0])
+            return Decoded(wanted.log().expand(*ids_BN.shape, 3), [])
+
+    sizes = Sizes(1, 64)
+    plans = [full_precision(sizes), *plans_of(["presets"], sizes)[:1]]
+    (_, full), (_, got) = text_figures(Fixed(), plans, torch.zeros(2, 9, dtype=torch.int64), 4, lambda name: None)
+    assert full.kl_mean == pytest.approx(0, abs=1e-12)
+    assert full.perplexity == pytest.approx(3)
+    assert got.kl_mean == pytest.approx(torch.tensor(32 / 27).log().item() / 3, rel=1e-5)
+    assert got.kl_p99 == pytest.approx(got.kl_mean)
+    assert got.perplexity == pytest.approx(2)
+    assert got.top1 == 1
+
+
+def test_equal_seeds_give_equal_figures(tiny_checkpoint, report):
+    options = Options(groups=("presets",), tokens=256, prompt=128, sequences=1, seeds=(1,), device="cpu")
+    again = evaluate(tiny_checkpoint, options)
+    assert again.rows["balanced"].text[0].kl_mean == pytest.approx(report.rows["balanced"].text[1].kl_mean, rel=1e-6)
+
+
+def test_spread():
+    assert Spread.of([1.0, 3.0]) == Spread(2.0, 2**0.5, (1.0, 3.0))
+    assert Spread.of([5.0]).sd == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"), [({"tokens": 4096}, "longer than the model's context"), ({"prompt": 511}, "--prompt")]
+)
+def test_what_does_not_fit_is_refused(tiny_checkpoint, changes, words):
+    with pytest.raises(ConfigError, match=words):
+        evaluate(tiny_checkpoint, Options(device="cpu", **({"tokens": 512} | changes)))
+
+
+def test_files_and_figures(report, tmp_path):
+    json_file, markdown_file = report.write(tmp_path)
+    told = json.loads(json_file.read_text())
+    assert told["schema"] == "innerq-export/fidelity/1"
+    assert told["settings"]["seeds"] == [0, 1]
+    assert markdown_file.read_text() == markdown(told)
+    assert "| `balanced` | 3.50 |" in markdown(told)
+    paths = fidelity_figures(told, tmp_path)
+    stems = [path.name.rsplit("-", 1)[0] for path in paths]
+    assert stems == ["fidelity"] * 2 + ["ablation"] * 2 + ["layers"] * 2 + ["recall"] * 2
+    for path, words in zip(paths[::2], ("hadamard-3", "key_norm none", "keys, 2 bits", "kivi-2"), strict=True):
+        texts = [element.text for element in ElementTree.parse(path).iter() if element.tag.endswith("text")]
+        assert any(words in text for text in texts if text), path
+
+
+def test_the_front_holds_what_nobody_beats():
+    def row(bits, kl):
+        return {"group": "g", "bits": bits, "kl_mean": {"mean": kl}}
+
+    rows = [row(3, 1.0), row(4, 2.0), row(4, 0.5), row(5, 0.5), row(8, 0.1)]
+    assert [(one["bits"], one["kl_mean"]["mean"]) for one in pareto(rows, ["g"])] == [(3, 1.0), (4, 0.5), (8, 0.1)]
+
+
+def test_the_command_line(tiny_checkpoint, tmp_path):
+    from innerq_export.cli.eval import command
+
+    short = ["--tokens", "256", "--sequences", "1", "--seeds", "1", "--needles", "1", "--needle-lengths", "200"]
+    own = ["--schemes", "none", "--preset", "quality", "--cache", "sink=0", "--device", "cpu"]
+    arguments = [str(tiny_checkpoint.folder), *short, *own, "--format", "json", "-o", str(tmp_path)]
+    done = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    told = json.loads(done.stdout)
+    assert [row["name"] for row in told["rows"]] == ["fp16", "quality sink=0"]
+    assert "sink 0" in told["rows"][1]["what"]
+    assert len(told["rows"][1]["recall_cells"]) == 5
+    assert (tmp_path / "fidelity.md").exists()
+
+
+def test_groups_of_the_command_line_are_those_of_the_plans():
+    from innerq_export.cli import eval as command_line
+    from innerq_export.eval import plans
+
+    assert command_line._GROUPS == plans.GROUPS == tuple(plans._GROUPS)
