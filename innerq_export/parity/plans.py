@@ -16,7 +16,7 @@ from innerq_export.parity.cases import Case
 from innerq_export.parity.metrics import decibels, top1_agrees
 from innerq_export.parity.report import FAILED, NOT_RUN, PASSED, Finding, RungResult
 from innerq_export.parity.tolerances import model_floor_db
-from innerq_export.spec import blocks_of
+from innerq_export.spec import CacheConfig, blocks_of
 
 if TYPE_CHECKING:
     from innerq_export.engine.manifest import Manifest
@@ -65,9 +65,16 @@ def _result(
     except EnvironmentMismatchError as error:
         return RungResult(NAME, NOT_RUN, "", reason=f"{error.got}; expected {error.expected}", backend=backend), None
     native = OnnxRuntimeSession(folder, allow_unready=True)
+    return hold_plan(native, plan, backend, manifest, cases, streams_BT)
+
+
+def hold_plan(
+    native: Session, plan: Session, backend: str, manifest: Manifest, cases: Sequence[Case], streams_BT: Tensor
+) -> tuple[RungResult, Finding | None]:
+    """Hold the plan's logits to those of `native`, model.onnx in ONNX Runtime, over short cases that fit the plan."""
     plain = model_floor_db(manifest.dtype, manifest.model.layers) - _TWO_SIDES_DB
-    seen = [one for case in _fitting(plan, cases) for one in _compare(native, plan, case, streams_BT)]
-    finding = next((_finding(one, plain) for one in seen if one.level < _floor(one, plain)), None)
+    seen = [one for case in _fitting(plan, cases) for one in _compare(native, plan, manifest.cache, case, streams_BT)]
+    finding = next((_finding(one, plain) for one in seen if not one.level >= _floor(one, plain)), None)
     result = RungResult(
         NAME,
         FAILED if finding else PASSED,
@@ -88,7 +95,7 @@ def _fitting(plan: Session, cases: Sequence[Case]) -> Iterator[Case]:
             yield shortened
 
 
-def _compare(native: Session, plan: Session, case: Case, streams_BT: Tensor) -> Iterator[Compared]:
+def _compare(native: Session, plan: Session, cache: CacheConfig, case: Case, streams_BT: Tensor) -> Iterator[Compared]:
     for session in (native, plan):
         session.reset(case.batch)
     for index, call in enumerate(case.calls):
@@ -102,7 +109,7 @@ def _compare(native: Session, plan: Session, case: Case, streams_BT: Tensor) -> 
             yield Compared(
                 level=decibels(expected_BV[b], got_BV[b]).item(),
                 top1=bool(top1_agrees(expected_BV[b], got_BV[b])),
-                quantised=blocks_of(native.manifest.cache, held) > 0,
+                quantised=blocks_of(cache, held) > 0,
                 case=case.name,
                 call=index,
                 sequence=b,

@@ -169,13 +169,14 @@ def _finding(rung: str, backend: str, what: str, **others: Any) -> Finding:
 
 def _place(rung: str, backend: str, what: str, wrong: Difference, case: str) -> Finding:
     """Return the finding of one number that is not equal bit for bit."""
-    channel = "" if wrong.channel is None else f" (channel {wrong.channel})"
+    unit = "word" if wrong.part in ("records", "present_blocks") else "channel"
+    inner = "" if wrong.channel is None else f" ({unit} {wrong.channel})"
     return _finding(
         rung,
         backend,
         what,
-        expected=f"{wrong.expected:g}{channel}",
-        got=f"{wrong.got:g}{channel}",
+        expected=f"{wrong.expected:.9g}{inner}" if isinstance(wrong.expected, float) else f"{wrong.expected}{inner}",
+        got=f"{wrong.got:.9g}{inner}" if isinstance(wrong.got, float) else f"{wrong.got}{inner}",
         case=case,
         sequence=wrong.sequence,
         kv_head=wrong.head,
