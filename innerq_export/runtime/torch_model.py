@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
@@ -45,8 +46,9 @@ def load_model(
     whole, styles = dict(checkpoint.config), {}
     if ranks.count > 1:
         styles = styles_of(empty_model(whole, dtype, torch.device("meta")))
+    factors = _factors(checkpoint, dtype) if checkpoint.key_norm else None
     model = empty_model(_part_of(whole, shape, styles, ranks.count), dtype, device)
-    load_weights(model, checkpoint, styles, ranks.rank, ranks.count)
+    load_weights(model, checkpoint, styles, ranks.rank, ranks.count, factors)
     for name, style in styles.items():
         if style == ROW:
             _sum_over(model.get_submodule(name), ranks.group)
@@ -127,6 +129,16 @@ def _fuse(module: nn.Module) -> None:
         for name, part in zip(names, linears, strict=True):
             setattr(module, name, Shared(weight, bias, start, start + part.out_features))
             start += part.out_features
+
+
+def _factors(checkpoint: Checkpoint, dtype: torch.dtype) -> Mapping[str, np.ndarray]:
+    """Return what the checkpoint's key norm multiplies rows of weights by."""
+    from innerq_export.graph.fold import fold_factors
+    from innerq_export.graph.skeleton import build_skeleton
+
+    assert checkpoint.key_norm is not None
+    model = build_skeleton(checkpoint.config, dtype)
+    return fold_factors(model, checkpoint.shape, checkpoint.key_norm.lambda_LHkvD)
 
 
 def _part_of(config: dict[str, Any], shape: ModelShape, styles: Mapping[str, str], count: int) -> dict[str, Any]:

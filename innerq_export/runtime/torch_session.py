@@ -11,6 +11,7 @@ from torch import Tensor
 
 from innerq_export.artifacts import Checkpoint
 from innerq_export.checkpoint import open_checkpoint
+from innerq_export.checkpoint.key_norm import as_built
 from innerq_export.engine.manifest import Manifest, rebuild_command
 from innerq_export.errors import ConfigError, EnvironmentMismatchError, OutOfMemoryError, UserError
 from innerq_export.runtime.base import Session
@@ -113,7 +114,7 @@ def checkpoint_of(manifest: Manifest, folder: Path) -> Checkpoint:
             "backend 'torch' needs a checkpoint", expected="an engine built from a Hugging Face checkpoint",
             got=manifest.source, fix=f"innerq-export run {folder} --backend onnxruntime",
         )  # fmt: skip
-    checkpoint = open_checkpoint(manifest.source)
+    checkpoint = as_built(open_checkpoint(manifest.source), manifest.cache, folder)
     if checkpoint.digest != manifest.source_digest:
         raise UserError(
             f"{manifest.source} is not the checkpoint that {folder} was built from",

@@ -7,9 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from innerq_export.artifacts import Checkpoint, ModelShape, TensorRef
 from innerq_export.errors import CheckpointError, ConfigError
@@ -20,10 +21,16 @@ _AXIS = {COLUMN: 0, ROW: 1}
 
 
 def load_weights(
-    model: nn.Module, checkpoint: Checkpoint, styles: Mapping[str, str] | None = None, rank: int = 0, ranks: int = 1
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    styles: Mapping[str, str] | None = None,
+    rank: int = 0,
+    ranks: int = 1,
+    factors: Mapping[str, np.ndarray] | None = None,
 ) -> None:
     """Copy every parameter of `model` from the checkpoint, cast to the parameter's dtype.
 
+    `factors`: by name of a parameter, what each row of the whole one is multiplied by first (fp64 [rows]).
     `styles`: for the modules that are split over `ranks`, "colwise" (rows of the weight, outputs) or "rowwise"
     (columns, inputs); such a parameter of `model` has the size of its part. Raises CheckpointError for a tensor that
     is missing or of another shape.
@@ -35,8 +42,11 @@ def load_weights(
             ref = _find(checkpoint, name)
             if ref.file not in files:
                 files[ref.file] = stack.enter_context(safe_open(ref.file, "pt", device=str(parameter.device)))
-            part = files[ref.file].get_slice(ref.name)[_slice_of(name, ref.shape, styles, rank, ranks)]
+            where = _slice_of(name, ref.shape, styles, rank, ranks)
+            part = files[ref.file].get_slice(ref.name)[where]
             _check_shape(ref, part.shape, parameter.shape)
+            if factors and name in factors:
+                part = _scaled(part, factors[name][where[0]])
             added_once = name.endswith(".bias") and styles.get(name.rpartition(".")[0]) == ROW
             parameter.zero_() if rank and added_once else parameter.copy_(part)
 
@@ -86,6 +96,11 @@ def _find(checkpoint: Checkpoint, name: str) -> TensorRef:
         shown = ", ".join(sorted(checkpoint.tensors)[:5])
         raise CheckpointError(f"{checkpoint.folder}: tensor '{name}' is missing", got=f"{shown}, ...")
     return ref
+
+
+def _scaled(part: Tensor, factor_R: np.ndarray) -> Tensor:
+    factor = torch.from_numpy(factor_R).to(part.device).view(-1, *[1] * (part.dim() - 1))
+    return part.double() * factor
 
 
 def _check_shape(ref: TensorRef, got: Sequence[int], expected: Sequence[int]) -> None:

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from innerq_export.artifacts import KeyNorm
 from innerq_export.checkpoint import open_checkpoint
+from innerq_export.checkpoint.key_norm import folded
 from innerq_export.errors import CheckpointError, ConfigError
 from innerq_export.runtime import torch_model
 from innerq_export.runtime.torch_decoder import Decoder
@@ -71,6 +73,22 @@ def test_the_parts_of_two_ranks_are_the_whole(checkpoint, family, monkeypatch):
         else:
             joined = torch.cat([one, other]) if style == COLUMN else one
         assert torch.equal(joined, expected), name
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_a_folded_key_norm_changes_rows_of_weights_and_no_logits(checkpoint, family, monkeypatch):
+    monkeypatch.setattr(torch_model, "_sum_over", lambda module, group: None)
+    source, ids = checkpoint(family), list(range(40, 70))
+    half = np.random.default_rng(0).uniform(0.5, 2, (2, 2, 32)).astype(np.float16)
+    norm = KeyNorm(np.concatenate([half, half], axis=-1), source.digest, "text", 1)
+    normed = folded(source, norm)
+    (plain, shape), (scaled, _) = (load_model(each, torch.float32, CPU) for each in (source, normed))
+    rows = lambda model, rows: model.model.layers[1].self_attn.k_proj.weight[rows]  # noqa: E731
+    lambda_R = torch.from_numpy(norm.lambda_LHkvD[1].reshape(-1).astype(np.float32))[:, None]
+    torch.testing.assert_close(rows(scaled, slice(None)) * lambda_R, rows(plain, slice(None)))
+    torch.testing.assert_close(logits_of(scaled, shape, ids), logits_of(plain, shape, ids), rtol=1e-3, atol=1e-3)
+    second, _ = load_model(normed, torch.float32, CPU, Ranks(1, 2))
+    assert torch.equal(rows(second, slice(None)), rows(scaled, slice(64, None)))
 
 
 @pytest.mark.parametrize("family", ["phi3", "olmo2"])
