@@ -92,7 +92,11 @@ def test_a_row_that_rests_is_left_as_it_is(model, kernels):
     extend(model, pool, busy, texts[1, :60])
     for t in range(20):
         decode(model, pool, {busy: texts[1, 60 + t]})
-    assert near(extend(model, pool, resting, texts[0, 60:]), alone(model, kernels, texts[0, :60], texts[0, 60:]))
+        if t == 10:
+            extend(model, pool, resting, texts[0, 60:70])
+    pool.check()
+    wanted = alone(model, kernels, texts[0, :60], texts[0, 60:70], texts[0, 70:])
+    assert near(extend(model, pool, resting, texts[0, 70:]), wanted)
 
 
 @pytest.mark.parametrize("prefix", [5, 60, 76, 130])
