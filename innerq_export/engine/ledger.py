@@ -31,7 +31,7 @@ class Ledger:
     """
 
     def __init__(self, folder: Path | None = None, former: Path | None = None, request: str = "") -> None:
-        self._folder, self._former = folder, former
+        self.folder, self._former = folder, former
         self._left = _trusted(read_record(folder)) if folder else {}
         self._past = record.stages if former and (record := read_record(former)) else {}
         self._record = Record(request=request, boot=BOOT)
@@ -80,7 +80,7 @@ class Ledger:
 
     def take(self, name: str, key: str) -> Stage | None:
         """Return the stage of this key from an earlier build, its files now in the folder; None if there is none."""
-        for place, stages in ((self._folder, self._left), (self._former, self._past)):
+        for place, stages in ((self.folder, self._left), (self._former, self._past)):
             stage = stages.get(name)
             if place and stage and stage.key == key and _intact(place, stage) and self._bring(place, stage):
                 found = replace(stage, reused=True)
@@ -90,7 +90,7 @@ class Ledger:
 
     def finish(self) -> None:
         """Delete what belongs to no stage of this build."""
-        if self._folder:
+        if self.folder:
             self._sweep(self.stages)
 
     def close(self, *, finished: bool) -> None:
@@ -102,37 +102,37 @@ class Ledger:
 
     def _write(self, record: Record) -> None:
         self._record = record
-        if self._folder:
-            write_record(self._folder, replace(record, stages={**self._left, **record.stages}))
+        if self.folder:
+            write_record(self.folder, replace(record, stages={**self._left, **record.stages}))
 
     def _bring(self, place: Path, stage: Stage) -> bool:
         """Link the files of `stage` into the folder; False where the disk has no hard links."""
-        assert self._folder is not None
-        if place == self._folder:
+        assert self.folder is not None
+        if place == self.folder:
             return True
         try:
             for name in stage.files:
-                (self._folder / name).unlink(missing_ok=True)
-                os.link(place / name, self._folder / name)
+                (self.folder / name).unlink(missing_ok=True)
+                os.link(place / name, self.folder / name)
         except OSError:
             self._drop(stage)
             return False
         return True
 
     def _drop(self, stage: Stage | None) -> None:
-        if stage and self._folder:
+        if stage and self.folder:
             for name in stage.files:
-                (self._folder / name).unlink(missing_ok=True)
+                (self.folder / name).unlink(missing_ok=True)
 
     def _stamps(self) -> dict[str, FileStamp]:
-        if not self._folder:
+        if not self.folder:
             return {}
-        return {name: FileStamp.of(self._folder / name) for name in names_of(self._folder)}
+        return {name: FileStamp.of(self.folder / name) for name in names_of(self.folder)}
 
     def _sweep(self, stages: Mapping[str, Stage]) -> None:
-        assert self._folder is not None
-        wanted = {self._folder / name for stage in stages.values() for name in stage.files}
-        for path in sorted(self._folder.rglob("*"), reverse=True):
+        assert self.folder is not None
+        wanted = {self.folder / name for stage in stages.values() for name in stage.files}
+        for path in sorted(self.folder.rglob("*"), reverse=True):
             if path.is_dir() and not path.is_symlink():
                 if not any(path.iterdir()):
                     path.rmdir()
