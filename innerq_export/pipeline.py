@@ -11,6 +11,7 @@ from typing import Any
 
 from innerq_export.artifacts import Checkpoint, Engine, Graph
 from innerq_export.checkpoint import open_checkpoint
+from innerq_export.checkpoint.key_norm import as_built
 from innerq_export.engine import (
     BuildOptions,
     BuildRequest,
@@ -27,6 +28,7 @@ from innerq_export.engine.keys import model_key, request_digest
 from innerq_export.engine.ledger import Ledger
 from innerq_export.engine.stage_record import unfinished
 from innerq_export.errors import CheckpointError
+from innerq_export.folding import with_key_norm
 from innerq_export.graph import open_graph
 from innerq_export.integrations.resolve import candidates
 from innerq_export.networks import Networks
@@ -49,7 +51,7 @@ def build(request: BuildRequest, progress: Progress | None = None) -> Engine:
         overwrite = request.overwrite or unfinished(request.output, asked)
         with staging(request.output, overwrite=overwrite, resume=not request.fresh) as folder:
             ledger = Ledger(folder, None if request.fresh else request.output, asked)
-            source = open_source(request.model, progress)
+            source = with_key_norm(open_source(request.model, progress), request, progress)
             _build(request, source, folder, backend, options, ledger, progress)
             ledger.close(finished=request.parity == "off" or take_proof(folder, request.parity, ledger))
         if unfinished(request.output, asked):
@@ -120,9 +122,10 @@ def _options(request: BuildRequest) -> BuildOptions:
 
 def source_of(folder: Path, model: str | None = None, progress: Progress | None = None) -> Checkpoint | Path | None:
     """Return what an engine folder was made from: `model`, else what its manifest names; None for an .onnx now gone."""
-    named = model or read_manifest(folder).source
+    manifest = read_manifest(folder)
+    named = model or manifest.source
     if not named.endswith(".onnx"):
-        return open_checkpoint(named, progress or Silent())
+        return as_built(open_checkpoint(named, progress or Silent()), manifest.cache, folder)
     path = Path(named)
     if model and not path.is_file():
         raise CheckpointError(f"there is no file {path}", fix="name the .onnx that the engine was built from")

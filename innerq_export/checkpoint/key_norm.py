@@ -14,6 +14,7 @@ import numpy as np
 from innerq_export.artifacts import Checkpoint, KeyNorm, digest_of
 from innerq_export.checkpoint.header import read_header, read_metadata
 from innerq_export.errors import ConfigError, UserError
+from innerq_export.spec import CacheConfig
 
 FILE_NAME = "key_norm.safetensors"
 _FORMAT = "innerq_export key_norm 1"
@@ -70,6 +71,11 @@ def folded(checkpoint: Checkpoint, norm: KeyNorm) -> Checkpoint:
         digest=digest_of(checkpoint.digest, norm.lambda_LHkvD.tobytes()),
         notes=(*checkpoint.notes, f"key normalisation folded into the weights, {norm.summary}"),
     )
+
+
+def as_built(checkpoint: Checkpoint, cache: CacheConfig, folder: Path) -> Checkpoint:
+    """Return `checkpoint` as the engine in `folder` has it: with the key norm that was folded into its weights."""
+    return folded(checkpoint, read_key_norm(folder / FILE_NAME)) if cache.key_norm == "folded" else checkpoint
 
 
 def _check_values(found: np.ndarray, file: Path) -> None:

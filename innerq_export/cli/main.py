@@ -14,6 +14,7 @@ from innerq_export.errors import UserError, nearest
 COMMANDS = {
     "plan": "Say what a build will take, from headers alone",
     "build": "Checkpoint to a checked engine folder",
+    "calibrate": "Learn a model's key normalisation from a text, to be folded into its weights",
     "run": "Generate text from an engine folder",
     "parity": "Prove that an engine says what PyTorch says",
     "inspect": "Show what is in an engine folder",

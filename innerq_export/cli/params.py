@@ -30,6 +30,7 @@ class Size(click.ParamType):
 
 SIZE = Size()
 FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 def format_option(command: Callable[..., Any]) -> Callable[..., Any]:

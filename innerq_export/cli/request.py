@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from innerq_export.cli.params import FOLDER, SIZE, cache_config, cache_options, model_option
+from innerq_export.cli.params import FILE, FOLDER, SIZE, cache_config, cache_options, model_option
+from innerq_export.spec.config import KEY_NORMS
 
 if TYPE_CHECKING:
     from innerq_export.engine import BuildRequest
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 _OPTIONS = (
     click.option("--output", "-o", type=FOLDER, help="Engine folder to make.  [default: engines/NAME]"),
     cache_options,
+    click.option(
+        "--key-norm", type=click.Choice(KEY_NORMS), help="Normalisation of keys; folded: into the weights.  [prefill]"
+    ),
+    click.option("--key-norm-file", type=FILE, help="For folded: what `innerq-export calibrate` wrote."),
+    click.option("--key-norm-text", type=FILE, help="For folded: calibrate on this text first."),
     click.option("--backend", default="auto", show_default=True, help="auto, onnxruntime, tensorrt-rtx or tensorrt."),
     click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True),
     click.option("--max-batch", type=SIZE, default=8, show_default=True, help="Most sequences of a TensorRT engine."),
@@ -45,6 +51,7 @@ def request_of(
     output: Path | None,
     preset: str,
     fields: tuple[str, ...],
+    key_norm: str | None,
     capabilities: tuple[str, ...],
     plugin_library: Path | None = None,
     timing_cache: Path | None = None,
@@ -56,7 +63,7 @@ def request_of(
     return BuildRequest(
         model=model,
         output=output or Path("engines") / Path(model).stem,
-        cache=cache_config(preset, fields),
+        cache=cache_config(preset, (*fields, *([f"key_norm={key_norm}"] if key_norm else []))),
         options=BuildOptions(capabilities, plugin_library, timing_cache),
         **choices,
     )

@@ -11,6 +11,8 @@ from typing import Any
 
 from innerq_export import __version__
 from innerq_export.artifacts import Checkpoint, Engine, OnnxModel, WeightFile
+from innerq_export.checkpoint.key_norm import FILE_NAME as KEY_NORM_NAME
+from innerq_export.checkpoint.key_norm import write_key_norm
 from innerq_export.engine.backends import resolve
 from innerq_export.engine.base import Backend, BuildOptions, Built
 from innerq_export.engine.files import entries_of
@@ -84,11 +86,13 @@ def build_engine(
 
 
 def copy_model_files(checkpoint: Checkpoint, folder: Path) -> None:
-    """Copy config and tokenizer files into the folder: what `run` needs beside the model."""
+    """Put config, tokenizer files and a folded key norm into the folder: what `run` and `parity` need besides."""
     configs = [checkpoint.folder / name for name in MODEL_FILES]
     for path in [*configs, *checkpoint.tokenizer_files]:
         if path.is_file():
             shutil.copyfile(path, folder / path.name)
+    if checkpoint.key_norm is not None:
+        write_key_norm(checkpoint.key_norm, folder / KEY_NORM_NAME)
 
 
 def _weights(folder: Path, *models: OnnxModel) -> tuple[WeightFile, ...]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from innerq_export.artifacts import LOWERINGS, ModelShape, WeightFile
+from innerq_export.checkpoint.key_norm import FILE_NAME as KEY_NORM_NAME
 from innerq_export.engine.strict import decode
 from innerq_export.errors import EnvironmentMismatchError, UserError
 from innerq_export.spec import CacheConfig, preset_name
@@ -91,6 +92,8 @@ class Manifest:
 def rebuild_command(manifest: Manifest, folder: Path) -> str:
     """Return the command line that builds this folder anew."""
     words = ["innerq-export", "build", "--model", manifest.source, *_cache_words(manifest.cache)]
+    if manifest.cache.key_norm == "folded":
+        words += ["--key-norm-file", str(folder / KEY_NORM_NAME)]
     for backend in manifest.backends:
         if backend != "onnxruntime":
             words += ["--backend", backend]

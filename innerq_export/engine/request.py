@@ -17,9 +17,10 @@ class BuildRequest:
     """A build, whether planned, asked for on the command line or made in Python.
 
     `model`: `llama`, a Hugging Face folder, a hub id or an .onnx file; `output`: where the engine folder will be;
-    `max_context`: tokens, None is what the model was trained for, at most 8192; `parity`: fast, full or off (then the
-    engine is not ready); `overwrite`: an engine that is there may be replaced; `fresh`: nothing that an earlier build
-    made is reused.
+    `max_context`: tokens, None is what the model was trained for, at most 8192; `key_norm_file`, `key_norm_text`: for a
+    folded key norm, what `innerq-export calibrate` wrote, or a text to calibrate on; `parity`: fast, full or off (then
+    the engine is not ready); `overwrite`: an engine that is there may be replaced; `fresh`: nothing that an earlier
+    build made is reused.
     """
 
     model: str
@@ -29,6 +30,8 @@ class BuildRequest:
     dtype: str = "float16"
     max_batch: int = 8
     max_context: int | None = None
+    key_norm_file: Path | None = None
+    key_norm_text: Path | None = None
     logits: str = "last"
     parity: str = "fast"
     copy_weights: bool = False
