@@ -17,9 +17,9 @@ CHUNK = 256
 
 def attend_in_full(query_BHqTD: Tensor, key_BHkvTD: Tensor, value_BHkvTD: Tensor, scale: float) -> Tensor:
     """Return causal attention [B, Hq, T, D] of all tokens with nothing quantised."""
-    return scaled_dot_product_attention(
-        query_BHqTD, key_BHkvTD, value_BHkvTD, is_causal=True, scale=scale, enable_gqa=True
-    )
+    group = query_BHqTD.shape[1] // key_BHkvTD.shape[1]
+    key, value = (x.repeat_interleave(group, dim=1) for x in (key_BHkvTD, value_BHkvTD))
+    return scaled_dot_product_attention(query_BHqTD, key, value, is_causal=True, scale=scale)
 
 
 def attend_decoding(

@@ -89,8 +89,10 @@ def _ablation(axes: Axes, theme: Theme, rows: Rows, where: str) -> None:
 
 def _tall(axes: Axes, inches: float) -> None:
     """Make the figure as tall as its rows need."""
-    figure = axes.get_figure(root=True)
-    assert figure is not None
+    from matplotlib.figure import Figure
+
+    figure = axes.figure
+    assert isinstance(figure, Figure)
     figure.set_size_inches(SIZE_INCHES[0], inches)
 
 
