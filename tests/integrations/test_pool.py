@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from innerq_export.errors import ConfigError
 from innerq_export.integrations.pages import PageAllocator, PoolFullError
-from innerq_export.integrations.pool import PagePool
+from innerq_export.integrations.pool import NO_PAGE, PagePool
 from innerq_export.integrations.transformers import InnerQCache
 from tests.integrations.hf import load, prompts, short
 
@@ -75,6 +75,7 @@ def test_a_running_batch_says_what_each_sequence_says_alone(model, kernels):
     assert near(said[first], alone(model, kernels, texts[0, :60], *singles(texts[0, 60:65])))
     assert near(said[second], alone(model, kernels, texts[1, :20], *singles(texts[1, 20:25])))
     pool.leave(first)
+    assert (pool.table_BP[first.slot] == NO_PAGE).all()
     third = pool.join()
     assert third.slot == first.slot
     extend(model, pool, third, texts[2, :80])
