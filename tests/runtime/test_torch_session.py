@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from innerq_export import reference
+from innerq_export.cli.main import cli
 from innerq_export.engine.folder import read_manifest, write_manifest
 from innerq_export.errors import ConfigError, EnvironmentMismatchError, UserError
 from innerq_export.parity.torch_model import TorchModel
@@ -198,3 +201,23 @@ def test_a_source_that_will_not_do(tiny_engine, tmp_path, monkeypatch, changes, 
     write_manifest(folder, read_manifest(folder).replace(**changes))
     with pytest.raises(UserError, match=what):
         TorchSession(folder)
+
+
+def test_run_streams_from_the_command_line(tiny_engine):
+    words = ["run", str(tiny_engine), "--backend", "torch", "--device", "cpu", "--threads", "1", "--ignore-eos"]
+    words += ["--max-new-tokens", "12", "--prompt", "abc", "--format", "json"]
+    result = CliRunner().invoke(cli, words)
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    theirs = OnnxRuntimeSession(tiny_engine, threads=1)
+    tokens = [256, *b"abc"]
+    theirs.prefill([tokens[:-1]])
+    for _ in range(12):
+        tokens.append(int(theirs.decode([tokens[-1]]).argmax()))
+    assert told["results"][0]["tokens"] == tokens[4:]
+    assert told["usage"]["decode_tokens"] == 11
+
+
+def test_help_names_the_backend_and_its_options():
+    text = CliRunner().invoke(cli, ["run", "--help"]).output
+    assert all(word in text for word in ("torch", "--tp", "--dtype", "--device", "--compile"))
