@@ -14,6 +14,12 @@ from innerq_export.cli.params import FOLDER, format_option
 if TYPE_CHECKING:
     from innerq_export.engine.inspect import Inspection
 
+_NORMS = {
+    "prefill": "the cache learns it from each prompt",
+    "folded": "it is in the weights of queries and keys",
+    "none": "keys are quantised as they are",
+}
+
 
 @click.command(name="inspect")
 @click.argument("engine", type=FOLDER)
@@ -43,6 +49,7 @@ def _print(found: Inspection) -> None:
             f"vocabulary {shape.vocab}, {manifest.dtype}",
             "cache": f"preset {found.preset}: keys {manifest.cache.key_bits} bit {manifest.cache.key_mode}, "
             f"values {manifest.cache.value_bits} bit {manifest.cache.value_mode}",
+            "key norm": f"{manifest.cache.key_norm} ({_NORMS[manifest.cache.key_norm]})",
             "KV bytes per token": f"{cost.bytes_per_token:,.0f} (fp16: {cost.fp16_bytes_per_token:,}; "
             f"{cost.ratio:.2f}x less)",
             "full-precision window": f"{cost.window_bytes:,} bytes a sequence "
