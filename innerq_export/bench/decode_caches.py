@@ -68,9 +68,10 @@ class PlainCache:
             layer.normal_()
 
     def attend(self, layer: int, query_BHqSD: Tensor, key_BHkvSD: Tensor, value_BHkvSD: Tensor, scale: float) -> Tensor:
-        """Write the new token with one launch, then attend with one call."""
+        """Write the new token, then attend with one call."""
         cache = self.layers[layer]
-        torch._foreach_copy_([cache[0, :, :, -1:], cache[1, :, :, -1:]], [key_BHkvSD, value_BHkvSD])
+        cache[0, :, :, -1:].copy_(key_BHkvSD)
+        cache[1, :, :, -1:].copy_(value_BHkvSD)
         if self._backend is None:
             out = scaled_dot_product_attention(query_BHqSD, cache[0], cache[1], scale=scale or None, enable_gqa=True)
         else:

@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from innerq_export.bench.decode_caches import BenchCache
 from innerq_export.runtime.torch_attention import attach, enrol
 from innerq_export.runtime.torch_decoder import capture
+from innerq_export.runtime.torch_model import is_compiled
 
 ROUNDS, BUDGET_MS, MOST_STEPS = 3, 120.0, 48
 PARTS = ("gemm", "attention", "append", "rest")
 _ATTENTION = ("innerq::attend", "attend_kernel", "flash", "fmha", "cudnn", "decodewith", "prefillwith", "mergestates")
-_APPEND = ("run_places", "multi_tensor_apply", "innerq::append", "float8")
+_APPEND = ("run_places", "direct_copy", "float8")
 _GEMM = ("gemm", "gemv", "nvjet", "cutlass", "splitk", "cublas")
 
 
@@ -39,11 +41,16 @@ class StepTime:
         return None if self.parts is None else self.wall_ms / sum(self.parts.values()) - 1
 
 
+def _greedy(logits_B1V: Tensor) -> Tensor:
+    return logits_B1V[:, -1].argmax(-1, keepdim=True)
+
+
 class Step:
     """Greedy decoding of one token per sequence: model, argmax and the cache's lengths, all on the device."""
 
     def __init__(self, model: Any, cache: BenchCache, advance: bool):
         self._model, self._cache, self._advance = model, cache, advance
+        self._greedy = torch.compile(_greedy, dynamic=False) if is_compiled(model) else _greedy
         attach(model, enrol(cache))
         batch = len(cache.past_length_B)
         self._ids_B1 = torch.zeros(batch, 1, dtype=torch.int64, device=cache.past_length_B.device)
@@ -52,7 +59,7 @@ class Step:
         """Run it once, eagerly."""
         position_B1 = self._cache.past_length_B[:, None].long()
         logits = self._model(input_ids=self._ids_B1, position_ids=position_B1, use_cache=False).logits
-        self._ids_B1.copy_(logits[:, -1].argmax(-1, keepdim=True))
+        self._ids_B1.copy_(self._greedy(logits))
         if self._advance:
             self._cache.past_length_B.add_(1)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from transformers import AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -88,16 +88,34 @@ def compile_layers(model: Any) -> None:
     for layer in base.layers:
         for module in list(layer.modules()):
             _fuse(module)
-        layer.compile(fullgraph=True, dynamic=False, backend=COMPILER)
+        layer.compile(fullgraph=True, dynamic=False, backend=_compile)
     for child in base.children():
         if child is not base.layers and not isinstance(child, nn.Embedding):
-            child.compile(dynamic=False, backend=COMPILER)
+            child.compile(dynamic=False, backend=_compile)
+
+
+def is_compiled(model: Any) -> bool:
+    """Whether `compile_layers` was called on a model."""
+    return model.base_model.layers[0]._compiled_call_impl is not None
+
+
+def _compile(module: fx.GraphModule, inputs: list[Tensor]) -> Any:
+    """Hand a graph to the compiler, equal products in it made one: that of a weight which `Shared` modules share."""
+    seen: dict[Any, fx.Node] = {}
+    for node in list(module.graph.nodes):
+        if node.target is nn.functional.linear:
+            first = seen.setdefault((node.args, tuple(node.kwargs.items())), node)
+            if first is not node:
+                node.replace_all_uses_with(first)
+                module.graph.erase_node(node)
+    module.recompile()
+    return (COMPILER if callable(COMPILER) else torch._dynamo.lookup_backend(COMPILER))(module, inputs)
 
 
 class Shared(nn.Module):
     """Rows `start` .. `stop` of a product that parallel projections of one input share.
 
-    Compiled, each of them asks for the whole product and the compiler computes it once; eager, each computes its rows.
+    Compiled, each of them asks for the whole product and `_compile` makes them one; eager, each computes its rows.
     """
 
     def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, start: int, stop: int):

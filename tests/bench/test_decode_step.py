@@ -104,7 +104,7 @@ def test_an_unknown_model_is_named():
         ("void gemv2T_kernel_val<int, int, __half>", "gemm"),
         ("void pytorch_flash::flash_fwd_splitkv_kernel<cutlass::half_t>", "attention"),
         ("cudnn_generated_fort_native_sdpa_sm90_flash_fprop_f16", "attention"),
-        ("void at::native::multi_tensor_apply_kernel<Copy>", "append"),
+        ("void at::native::elementwise_kernel<128, 4, at::native::direct_copy_kernel_cuda", "append"),
         ("triton_red_fused__to_copy_add_mean_mul_pow_rsqrt_0", "rest"),
     ],
 )

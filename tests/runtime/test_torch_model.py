@@ -110,6 +110,8 @@ def test_all_layers_are_compiled_once_and_products_are_shared(checkpoint, monkey
     assert sum(isinstance(module, torch.nn.Linear) for module in model.modules()) == before - 5 * shape.layers
     layers = [graph for graph in counter.graphs if "session_attend" in str(graph.graph)]
     assert len(layers) == 1
+    products = [node for node in layers[0].graph.nodes if node.target is torch.nn.functional.linear]
+    assert len(products) == 4, "queries, keys and values; output; gate and up; down"
 
 
 def test_a_missing_tensor_and_another_shape_are_named(checkpoint):
