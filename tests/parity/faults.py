@@ -16,7 +16,7 @@ from innerq_export.engine.files import entries_of
 from innerq_export.engine.folder import read_manifest, write_manifest
 from innerq_export.engine.manifest import Manifest
 
-INT8 = 3
+INT8, FLOAT16, BFLOAT16 = 3, 10, 16
 Spoil = Callable[[onnx.ModelProto, Manifest], None]
 
 
@@ -76,6 +76,36 @@ def lambda_forgotten(model: onnx.ModelProto, manifest: Manifest) -> None:
     body = _function(model, "InnerQAttention")
     cast = next(node for node in body.node if node.op_type == "Cast" and node.input[0] == "present_key_norm")
     _before(body, cast, 0, "Pow", np.array(0.0, np.float16))
+
+
+def slot_off_by_one(model: onnx.ModelProto, manifest: Manifest) -> None:
+    """InnerQAppend: every token stands one window slot too far."""
+    body = _function(model, "InnerQAppend")
+    made = next(node for node in body.node if node.output[0] == body.output[0])
+    _before(body, made, 0, "Gather", np.roll(np.arange(manifest.cache.window_tokens), 1), axis=2)
+
+
+def flushed_too_early(model: onnx.ModelProto, manifest: Manifest) -> None:
+    """Both ops: a block is due, and read as one, 32 tokens before its time."""
+    for name in ("InnerQAppend", "InnerQAttention"):
+        body = _function(model, name)
+        constants = {node.output[0]: _attribute(node, "value") for node in body.node if node.op_type == "Constant"}
+        numbers = {key: numpy_helper.to_array(value).tolist() for key, value in constants.items() if value is not None}
+        kept = manifest.cache.sink + manifest.cache.recent
+        counting = [node for node in body.node if node.op_type == "Sub" and numbers.get(node.input[1]) == kept]
+        assert counting
+        for node in counting:
+            _before(body, node, 0, "Add", np.array(32))
+
+
+def in_bf16(model: onnx.ModelProto, manifest: Manifest) -> None:
+    """InnerQAttention: query, keys and values are rounded to bf16 on the way in."""
+    body = _function(model, "InnerQAttention")
+    for name in ("query", "key", "value", "present_window"):
+        for node in body.node:
+            node.input[:] = [f"{name}_coarse" if known == name else known for known in node.input]
+        for source, target, element in ((f"{name}_bf16", f"{name}_coarse", FLOAT16), (name, f"{name}_bf16", BFLOAT16)):
+            body.node.insert(0, helper.make_node("Cast", [source], [target], to=element))
 
 
 def positions_late(model: onnx.ModelProto, manifest: Manifest) -> None:
@@ -139,6 +169,9 @@ FAULTS = (
     Fault("the newest block not seen", block_unseen, "attention", 0, "attention"),
     Fault("query heads on the wrong KV heads", heads_mixed, "attention", 0, "attention"),
     Fault("lambda not applied to the query", lambda_forgotten, "attention", 0, "attention"),
+    Fault("window slot off by one", slot_off_by_one, "cache", 0, "window"),
+    Fault("a block flushed too early", flushed_too_early, "cache", 0, "key"),
+    Fault("bf16 for fp16", in_bf16, "attention", 0, "attention"),
     Fault("positions counted from 1", positions_late, "keys and values", 0, "keys"),
     Fault("keys in the place of values in one layer", keys_for_values, "keys and values", 1, "values"),
     Fault("logits of the token before the last", logits_of_the_wrong_token, "logits", None, "logits"),
