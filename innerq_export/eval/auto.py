@@ -6,8 +6,10 @@ is the exact optimum of that sum (dynamic programming over the parts). What the 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -42,11 +44,19 @@ class Allocation:
     bits: float
     predicted_kl: float
 
+    @property
+    def configs(self) -> list[CacheConfig]:
+        """The cache configuration of each layer, as InnerQCache takes them."""
+        return [CacheConfig(key_bits=keys, value_bits=values) for keys, values in self.layers]
+
     def plan(self, name: str) -> Plan:
         """Return the allocation as a plan."""
-        configs = [CacheConfig(key_bits=keys, value_bits=values) for keys, values in self.layers]
         what = " ".join(f"{keys}/{values}" for keys, values in self.layers)
-        return Plan(name, "auto", tuple(innerq_scheme(config, name) for config in configs), what)
+        return Plan(name, "auto", tuple(innerq_scheme(config, name) for config in self.configs), what)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the allocation as JSON values, `configs` among them."""
+        return {**dataclasses.asdict(self), "configs": [config.to_dict() for config in self.configs]}
 
 
 def sensitivities(decoder: Decoder, sizes: Sizes, ids_BT: Tensor, prompt: int, tick: Tick) -> list[Sensitivity]:

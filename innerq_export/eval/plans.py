@@ -100,6 +100,9 @@ def _modes(sizes: Sizes) -> list[Plan]:
             config = CacheConfig(value_bits=bits, value_mode=mode)
             plans.append(sizes.innerq(config, f"v{bits} {mode}", "modes"))
     plans += [sizes.innerq(CacheConfig(key_mode=mode), f"k3 {mode}", "modes") for mode in MODES]
+    for mode in MODES:
+        config = CacheConfig(key_bits=4, key_mode=mode, value_bits=4, value_mode=mode)
+        plans.append(sizes.innerq(config, f"k4 v4 {mode}", "modes"))
     return plans
 
 

@@ -90,7 +90,7 @@ class Report:
             **self.about,
             "rows": [row.to_dict(full) for row in self.rows.values()],
             "sensitivity": [dataclasses.asdict(entry) for entry in self.sensitivity],
-            "auto": {name: dataclasses.asdict(made) for name, made in self.allocations.items()},
+            "auto": {name: made.to_dict() for name, made in self.allocations.items()},
         }
 
     def write(self, folder: Path, stem: str = "fidelity") -> list[Path]:
@@ -118,7 +118,25 @@ def markdown(told: Mapping[str, Any]) -> str:
         "| scheme | bits | bits, window too | KL mean | KL p99 | perplexity | top-1 | recall | worst layer, dB |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    return "\n".join([*lines, *(_line(row) for row in told["rows"])]) + "\n"
+    return "\n".join([*lines, *(_line(row) for row in told["rows"]), *_layers(told)]) + "\n"
+
+
+def _layers(told: Mapping[str, Any]) -> list[str]:
+    """Return the lines about single layers: what was chosen for a budget, and what each costs alone."""
+    lines = []
+    for name, made in told["auto"].items():
+        chosen = " ".join(f"{keys}/{values}" for keys, values in made["layers"])
+        lines += ["", f"`{name}`, key / value bits from layer 0 on: {chosen}. Sum of KL: {made['predicted_kl']:.3g}."]
+    if told["sensitivity"]:
+        kl = {(one["layer"], one["part"], one["bits"]): one["kl"] for one in told["sensitivity"]}
+        columns = sorted({place[1:] for place in kl})
+        lines += ["", "Mean KL when only one part of one layer is quantised:", ""]
+        lines += ["| layer | " + " | ".join(f"{part}, {bits} bits" for part, bits in columns) + " |"]
+        lines += ["| --- " * (1 + len(columns)) + "|"]
+        for layer in sorted({place[0] for place in kl}):
+            cells = " | ".join(f"{kl[(layer, *column)]:.2g}" for column in columns)
+            lines.append(f"| {layer} | {cells} |")
+    return lines
 
 
 def _line(row: Mapping[str, Any]) -> str:

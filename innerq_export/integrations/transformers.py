@@ -15,7 +15,7 @@ columns of each row are tokens (aligned to the left; 0 for a row that rests), re
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -87,7 +87,8 @@ class InnerQLayer(CacheLayerMixin):
 class InnerQCache(Cache):
     """InnerQ cache of a whole decoder, for `past_key_values`.
 
-    `config`: the model's own config object. `preset`: a preset's name or a CacheConfig. `max_tokens`: tokens a sequence
+    `config`: the model's own config object. `preset`: a preset's name, a CacheConfig, or a list of one CacheConfig for
+    each layer that agree in `sink` and `recent` (what `eval --preset auto` chooses). `max_tokens`: tokens a sequence
     may have; memory is then allocated once, else it doubles as needed. `kernels`: "auto" (the CUDA library for tensors
     on a card, the reference on the CPU), or a loaded `Library`.
     `length_B`: int32 tokens held; `columns`: what `get_seq_length` says, padding included.
@@ -98,12 +99,13 @@ class InnerQCache(Cache):
     def __init__(
         self,
         config: Any,
-        preset: str | CacheConfig = "balanced",
+        preset: str | CacheConfig | Sequence[CacheConfig] = "balanced",
         *,
         max_tokens: int | None = None,
         kernels: Library | str = "auto",
     ):
-        self.cache_config = preset_of(preset) if isinstance(preset, str) else preset
+        self._configs = _configs_of(preset, _layers_of(config))
+        self.cache_config = self._configs[0]
         self.max_tokens, self._kernels = max_tokens, kernels
         self.columns, self._longest, self._capacity = 0, 0, 0
         self._step: Step | None = None
@@ -181,7 +183,7 @@ class InnerQCache(Cache):
         same = len(index_B) == len(self.length_B)
         self.length_B = self.length_B.copy_(self.length_B[index_B]) if same else self.length_B[index_B]
 
-    def _new_store(self, _layer: int, like_BHkvSD: Tensor) -> Store:
+    def _new_store(self, layer: int, like_BHkvSD: Tensor) -> Store:
         if not hasattr(self, "length_B"):
             self.length_B = torch.zeros(like_BHkvSD.shape[0], dtype=torch.int32, device=like_BHkvSD.device)
             blocks = FIRST_BLOCKS if self.max_tokens is None else blocks_of(self.cache_config, self.max_tokens)
@@ -190,7 +192,7 @@ class InnerQCache(Cache):
             got = f"{self.length_B.device} and {like_BHkvSD.device}"
             fix = 'load the model on one device: device_map={"": 0}'
             raise ConfigError("InnerQCache: layers on several devices", expected="one device", got=got, fix=fix)
-        return new_store(self.cache_config, like_BHkvSD, self._capacity, self._library(like_BHkvSD))
+        return new_store(self._configs[layer], like_BHkvSD, self._capacity, self._library(like_BHkvSD))
 
     def _library(self, like: Tensor) -> Library | None:
         if isinstance(self._kernels, Library):
@@ -235,6 +237,22 @@ def text_config(config: Any) -> Any:
     if not hasattr(config, "get_text_config"):
         raise ConfigError("InnerQCache: 'config'", expected="model.config", got=type(config).__name__)
     return config.get_text_config(decoder=True)
+
+
+def _configs_of(preset: str | CacheConfig | Sequence[CacheConfig], layers: int) -> tuple[CacheConfig, ...]:
+    """Return one configuration for each layer. ConfigError when their number or their windows differ."""
+    if isinstance(preset, (str, CacheConfig)):
+        return (preset_of(preset) if isinstance(preset, str) else preset,) * layers
+    if len(preset) != layers:
+        fix = "give one CacheConfig for each layer, or one for all"
+        raise ConfigError("InnerQCache: configurations of layers", expected=layers, got=len(preset), fix=fix)
+    windows = {(config.sink, config.recent) for config in preset}
+    if len(windows) > 1:
+        fix = "layers may differ in bits, modes and key_norm only"
+        raise ConfigError(
+            "InnerQCache: sink and recent of the layers", expected="the same in all", got=sorted(windows), fix=fix
+        )
+    return tuple(preset)
 
 
 def _layers_of(config: Any) -> int:

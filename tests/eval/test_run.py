@@ -103,6 +103,8 @@ def test_files_and_figures(report, tmp_path):
     assert told["settings"]["seeds"] == [0, 1]
     assert markdown_file.read_text() == markdown(told)
     assert "| `balanced` | 3.50 |" in markdown(told)
+    assert "`auto 3.25`, key / value bits from layer 0 on: " in markdown(told)
+    assert "| layer | keys, 2 bits | keys, 3 bits | keys, 4 bits | values, 2 bits" in markdown(told)
     paths = fidelity_figures(told, tmp_path)
     stems = [path.name.rsplit("-", 1)[0] for path in paths]
     assert stems == ["fidelity"] * 2 + ["ablation"] * 2 + ["layers"] * 2 + ["recall"] * 2
