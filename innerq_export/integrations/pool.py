@@ -139,20 +139,23 @@ class PagePool:
         sequence.length += tokens
         return view
 
-    def decode(self, sequences: Iterable[Sequence]) -> PoolView:
-        """Make room for a token each and return the cache of all rows to run the model with, once; others rest."""
-        wanted = {sequence: sequence.length + 1 for sequence in sequences}
-        for sequence in wanted:
+    def decode(self, sequences: Iterable[Sequence], tokens: int = 1) -> PoolView:
+        """Make room for `tokens` more of each and return the cache of all rows, to run the model with `tokens` times.
+
+        Every run feeds one column: a token of each of these sequences; the other rows rest.
+        """
+        chosen = list(sequences)
+        for sequence in chosen:
             self._check(sequence)
-        self._extend(wanted)
-        slots = tuple(sequence.slot for sequence in wanted)
+        self._extend({sequence: sequence.length + tokens for sequence in chosen})
+        slots = tuple(sequence.slot for sequence in chosen)
         if slots != self._decoding:
             new_B = torch.zeros(len(self.new_B), dtype=torch.int32)
             new_B[list(slots)] = 1
             self.new_B.copy_(new_B)
             self._decoding = slots
-        for sequence in wanted:
-            sequence.length += 1
+        for sequence in chosen:
+            sequence.length += tokens
         return self._all
 
     def check(self) -> None:

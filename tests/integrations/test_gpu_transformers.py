@@ -10,7 +10,7 @@ from innerq_export.integrations.transformers import InnerQCache
 from tests.integrations.hf import GREEDY, load, prompts, short
 
 pytestmark = pytest.mark.gpu
-ERROR = {torch.float16: 2e-2, torch.bfloat16: 1e-1}
+ERROR = {torch.float16: 6e-2, torch.bfloat16: 2e-1}  # other GEMMs round otherwise, so a few 3-bit codes fall otherwise
 
 
 @pytest.fixture(scope="module", params=ERROR, ids=str)
@@ -38,6 +38,8 @@ def test_near_the_reference(models, preset):
     chunks = [180, 3, 20, *[1] * 27]
     got, wanted = (logits_of(model, ids, mask, chunks, preset) for model in (on_card, on_cpu))
     assert (got - wanted).norm() <= ERROR[on_cpu.dtype] * wanted.norm()
+    one_token_off = logits_of(on_card, ids.roll(1, 1), mask, chunks, preset)
+    assert (one_token_off - wanted).norm() > 3 * ERROR[on_cpu.dtype] * wanted.norm()
 
 
 def test_beams(models):
@@ -112,3 +114,4 @@ def test_pages_on_the_card_are_the_contiguous_cache(models):
         wanted = model(texts[:, t : t + 1], past_key_values=plain).logits
     pool.check()
     assert (got - wanted).float().norm() <= ERROR[model.dtype] * wanted.float().norm()
+    assert (got.flip(0) - wanted).float().norm() > 3 * ERROR[model.dtype] * wanted.float().norm()

@@ -105,3 +105,21 @@ def test_the_kernels_in_half_precision_are_near_the_reference(host_library, tiny
     got, wanted = logits(kernels=host_library), logits()
     assert (got - wanted).norm() <= (1e-2 if dtype == torch.float16 else 6e-2) * wanted.norm()
     assert not torch.equal(got, wanted)
+
+
+@torch.no_grad()
+def test_right_padding_never_enters_the_cache(tiny):
+    model, ids = tiny["llama"], prompts(2, 60)
+    mask = torch.ones_like(ids)
+    mask[1, 41:] = 0
+    cache = InnerQCache(model.config, preset=short())
+    logits = model(ids, attention_mask=mask, past_key_values=cache).logits
+    alone = InnerQCache(model.config, preset=short())
+    wanted = model(ids[1:, :41], past_key_values=alone).logits
+    assert cache.length_B.tolist() == [60, 41]
+    torch.testing.assert_close(logits[1, :41], wanted[0], rtol=0, atol=1e-4)
+    position = torch.tensor([[60], [41]])
+    mask = torch.cat([mask, torch.ones(2, 1, dtype=mask.dtype)], 1)
+    logits = model(ids[:, :1], attention_mask=mask, position_ids=position, past_key_values=cache).logits
+    wanted = model(ids[1:, :1], past_key_values=alone).logits
+    torch.testing.assert_close(logits[1, 0], wanted[0, 0], rtol=0, atol=1e-4)
