@@ -15,7 +15,7 @@ from innerq_export.errors import EnvironmentMismatchError
 from innerq_export.parity.cases import Case
 from innerq_export.parity.metrics import decibels, top1_agrees
 from innerq_export.parity.report import FAILED, NOT_RUN, PASSED, Finding, RungResult
-from innerq_export.parity.tolerances import model_floor_db
+from innerq_export.parity.tolerances import QUANTISED_DB, TWO_SIDES_DB, model_floor_db
 from innerq_export.spec import CacheConfig, blocks_of
 
 if TYPE_CHECKING:
@@ -23,12 +23,7 @@ if TYPE_CHECKING:
     from innerq_export.runtime import Session
 
 NAME = "engine"
-QUANTISED_DB = 15.0
-"""Least dB once blocks exist: both sides quantise keys and values of their own, which differ in the last place, and a
-code that flips is a difference of a whole step. Measured in fp16 with onnx's evaluator as the plan: 25 dB at worst;
-with records lost or codes one step off: below 5 dB (tests/runtime/test_plan_parity.py)."""
 _MOST_CALLS = 8
-_TWO_SIDES_DB = 3.0
 
 
 @dataclass(frozen=True)
@@ -72,7 +67,7 @@ def hold_plan(
     native: Session, plan: Session, backend: str, manifest: Manifest, cases: Sequence[Case], streams_BT: Tensor
 ) -> tuple[RungResult, Finding | None]:
     """Hold the plan's logits to those of `native`, model.onnx in ONNX Runtime, over short cases that fit the plan."""
-    plain = model_floor_db(manifest.dtype, manifest.model.layers) - _TWO_SIDES_DB
+    plain = model_floor_db(manifest.dtype, manifest.model.layers) - TWO_SIDES_DB
     seen = [one for case in _fitting(plan, cases) for one in _compare(native, plan, manifest.cache, case, streams_BT)]
     finding = next((_finding(one, plain) for one in seen if not one.level >= _floor(one, plain)), None)
     result = RungResult(

@@ -34,7 +34,7 @@ CASE = prompts_case(102, 61, decode=3)
 SEEDS = range(int(os.environ.get("INNERQ_SEEDS", "2")))
 """INNERQ_SEEDS=50 is what docs/parity.md states."""
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-GEOMETRIES = ((4, 2, 64), (4, 4, 64), (8, 2, 64), (2, 1, 128), (6, 3, 64))
+GEOMETRIES = ((4, 2, 64), (4, 4, 64), (8, 2, 64), (2, 1, 128), (8, 4, 64))
 """Query heads, KV heads, head dim."""
 
 

@@ -6,8 +6,9 @@ import pytest
 from innerq_export.engine import PLUGIN_ONNX_NAME, read_manifest
 from innerq_export.onnx_io import save_onnx
 from innerq_export.parity.cases import Case, prompts_case
-from innerq_export.parity.plans import QUANTISED_DB, plan_results
+from innerq_export.parity.plans import plan_results
 from innerq_export.parity.text import token_streams
+from innerq_export.parity.tolerances import QUANTISED_DB
 from innerq_export.rewrite import rewrite
 from tests.engine.real import SMALL_WINDOW
 from tests.runtime import stand_in
