@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from innerq_export.artifacts import Checkpoint, digest_of
 from innerq_export.engine import read_manifest, seal
 from innerq_export.engine.card import first_card
-from innerq_export.engine.files import entries_of
+from innerq_export.engine.files import entries_of, names_of
 from innerq_export.engine.folder import write_manifest
 from innerq_export.engine.ledger import Ledger
 from innerq_export.engine.manifest import Manifest
 from innerq_export.engine.stage_record import FileStamp, Stage, update_record
+from innerq_export.engine.versions import TRACKED
 from innerq_export.errors import ParityError
 from innerq_export.identity import code_digest, file_marks, versions_of
 from innerq_export.integrations.resolve import candidates
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     from innerq_export.parity.report import ParityReport
 
 STAGE = "parity"
-PROOF_FILES = ("parity.json", "parity-light.svg", "parity-dark.svg")
-_LIBRARIES = ("torch", "transformers", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "numpy")
+_OF_THE_PROOF = "parity"
+"""How the names of the files begin that `prove` writes."""
+_LIBRARIES = (*TRACKED, "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "polygraphy")
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ def prove(
 ) -> ParityReport:
     """Run parity on an engine folder made from `source` (a checkpoint, an .onnx, or unknown) and keep the report there.
 
-    Writes parity.json, what was compared as Polygraphy's AccuracyResults, and figures. Sets `ready` if it passed; else raises ParityError.
+    Writes parity.json, what was compared as Polygraphy's AccuracyResults, and figures. Sets `ready` if it passed; else
+    raises ParityError.
     """
     from innerq_export.figures.parity import parity_figures
     from innerq_export.parity import ACCURACY_NAME, REPORT_NAME, bisect, look_closely, recording
@@ -82,7 +85,7 @@ def take_proof(folder: Path, extent: str, ledger: Ledger) -> bool:
 
 def _key(folder: Path, manifest: Manifest, extent: str) -> str:
     """Return the key of the verdict: every file of the engine, what it was made from, and all that takes part."""
-    files = {name: entry.sha256 for name, entry in manifest.files.items() if name not in PROOF_FILES}
+    files = {name: entry.sha256 for name, entry in manifest.files.items() if not name.startswith(_OF_THE_PROOF)}
     libraries = [place.path for kind in ("host", "cuda") for place in candidates(kind) if place.path.is_file()]
     card = first_card()
     return digest_of(
@@ -98,6 +101,6 @@ def _key(folder: Path, manifest: Manifest, extent: str) -> str:
 
 def _record(folder: Path, key: str, seconds: float, summary: Mapping[str, Any] | None) -> None:
     """Keep a verdict that may be reused, else forget the former one; either way nothing is left to be done."""
-    files = {name: FileStamp.of(folder / name) for name in PROOF_FILES if (folder / name).is_file()}
+    files = {name: FileStamp.of(folder / name) for name in names_of(folder) if name.startswith(_OF_THE_PROOF)}
     stage = Stage(key, round(seconds, 3), files, dict(summary)) if summary is not None else None
     update_record(folder, STAGE, stage)
