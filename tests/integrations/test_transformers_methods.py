@@ -82,6 +82,23 @@ def test_reorder_select_and_repeat_are_rows_fed_in_that_order(setting):
         torch.testing.assert_close(got, wanted, rtol=0, atol=2e-2 if setting[1] else 1e-4)
 
 
+@torch.no_grad()
+def test_rows_of_different_length_are_reordered_with_their_lengths(setting):
+    model, rows = setting[0], torch.tensor([2, 0, 0])
+    ids, more, mask = prompts(3, TOKENS), prompts(3, 40, seed=1), torch.ones(3, TOKENS + 40, dtype=torch.long)
+    mask[1, :20], mask[2, :41] = 0, 0
+
+    def said(order, change=lambda cache: None):
+        cache = InnerQCache(model.config, short(), **setting[1])
+        model(ids[order], attention_mask=mask[order, :TOKENS], past_key_values=cache)
+        change(cache)
+        assert cache.length_B.tolist() == [21, 62, 62]
+        return model(more, attention_mask=mask[rows], past_key_values=cache).logits[:, -1]
+
+    got = said(torch.arange(3), lambda cache: cache.reorder_cache(rows))
+    torch.testing.assert_close(got, said(rows), rtol=0, atol=2e-2 if setting[1] else 1e-4)
+
+
 def test_reorder_keeps_the_addresses(setting):
     cache = fed(setting, prompts(2, TOKENS))
     if not setting[1]:
@@ -118,6 +135,13 @@ def test_crop_of_packed_blocks_that_were_just_made(setting):
     cache.crop(-5)
     got, wanted = feed(model, cache, more), feed(model, fed(setting, ids[:, :71]), more)
     assert torch.equal(got, wanted)
+
+
+def test_what_crop_takes_back_is_room_again(model):
+    cache = fed((model, {}), prompts(1, 20), max_tokens=20)
+    cache.crop(-3)
+    feed(model, cache, prompts(1, 3))
+    assert cache.get_seq_length() == 20
 
 
 def test_reset_starts_again_in_the_same_memory(setting):
