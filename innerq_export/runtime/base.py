@@ -95,23 +95,31 @@ class Session(ABC):
         """Add one token per sequence (None: this one rests) and return the logits, fp32 [B, V]."""
         return self._add([[] if token is None else [token] for token in tokens])
 
+    def decode_greedy(self, tokens: Sequence[int | None]) -> list[int]:
+        """As `decode`, and return each sequence's likeliest next token; what follows a None means nothing."""
+        return self.decode(tokens).argmax(-1).tolist()
+
     def step(self, ids_BS: np.ndarray, new_length_B: np.ndarray) -> np.ndarray:
         """Add the first `new_length_B[b]` tokens of each row and return the logits after the last one, fp32 [B, V].
 
         Rows of new length 0 leave their sequence as it is; their logits mean nothing. Raises ConfigError for shapes
         that do not fit, unknown tokens, and sequences that outgrow the model; nothing has changed then.
         """
+        feeds = self._feeds(ids_BS, new_length_B)
+        logits = self._run(feeds)
+        self._length_B = self._length_B + feeds["new_length"]
+        return _last_of(logits, new_length_B)
+
+    def _feeds(self, ids_BS: np.ndarray, new_length_B: np.ndarray) -> dict[str, np.ndarray]:
+        """Check a step, make room for it, and return what a model is fed."""
         self._check(ids_BS, new_length_B)
         self._make_room(int((self._length_B + new_length_B).max()))
-        feeds = {
+        return {
             "input_ids": ids_BS.astype(np.int64),
             "position_ids": self._length_B[:, None].astype(np.int64) + np.arange(ids_BS.shape[1]),
             "past_length": self._length_B,
             "new_length": new_length_B.astype(np.int32),
         }
-        logits = self._run(feeds)
-        self._length_B = self._length_B + feeds["new_length"]
-        return _last_of(logits, new_length_B)
 
     @abstractmethod
     def _allocate(self, capacity: int) -> Buffers:

@@ -13,7 +13,6 @@ from innerq_export.runtime.sampler import Sampler
 from innerq_export.runtime.text import Detokeniser, StopStrings, stop_tokens
 
 if TYPE_CHECKING:
-    import numpy as np
     from tokenizers import Tokenizer
 
 
@@ -40,16 +39,24 @@ def _run(session: Session, ids: list[list[int]], rows: list[_Row], options: Gene
     sampler = Sampler(options.sampling, len(rows))
     session.reset(len(rows))
     logits_BV, prefill_seconds = _timed(session.prefill, ids, options.prefill_chunk)
+    tokens = sampler.choose(logits_BV)
     decode_tokens, decode_seconds = 0, 0.0
     while True:
-        for row, token, length in zip(rows, sampler.choose(logits_BV), session.length_B, strict=True):
+        for row, token, length in zip(rows, tokens, session.length_B, strict=True):
             yield from row.take(token, room=int(session.limit - length))
         if all(row.over for row in rows):
             break
-        logits_BV, seconds = _timed(session.decode, [None if row.over else row.tokens[-1] for row in rows])
+        tokens, seconds = _timed(_next, session, sampler, [None if row.over else row.tokens[-1] for row in rows])
         decode_seconds += seconds
         decode_tokens += sum(not row.over for row in rows)
     yield Usage(sum(map(len, ids)), prefill_seconds, decode_tokens, decode_seconds, session.cache_bytes)
+
+
+def _next(session: Session, sampler: Sampler, last: list[int | None]) -> list[int]:
+    """Add the last tokens and return the next ones; a session on a card need not hand out logits for greedy ones."""
+    if sampler.options.temperature == 0.0:
+        return session.decode_greedy(last)
+    return sampler.choose(session.decode(last))
 
 
 class _Row:
@@ -102,7 +109,7 @@ def _encode(tokenizer: Tokenizer, text: str, limit: int) -> list[int]:
     return ids
 
 
-def _timed(call: Callable[..., np.ndarray], *arguments: Any) -> tuple[np.ndarray, float]:
+def _timed(call: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
     start = time.perf_counter()
     result = call(*arguments)
     return result, time.perf_counter() - start

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -68,16 +68,29 @@ class TorchSession(Session):
         held = self._decoder.cache.layers[layer]
         return {"window": held.window_B2HkvWD, "key_norm": held.key_norm_BHkvD, "blocks": held.blocks}
 
+    def decode_greedy(self, tokens: Sequence[int | None]) -> list[int]:
+        """As `Session.decode_greedy`; the choice is made on the card, and no logits leave it."""
+        ids_B1 = np.array([[token or 0] for token in tokens], np.int64).reshape(-1, 1)
+        news_B = np.array([token is not None for token in tokens], np.int32)
+        feeds = self._feeds(ids_B1, news_B)
+        chosen = self._logits(feeds).argmax(-1).tolist()
+        self._length_B = self._length_B + feeds["new_length"]
+        return chosen
+
     def _allocate(self, capacity: int) -> _Room:
         self._tell("allocate", self.batch, capacity)
         self._decoder.allocate(self.batch, capacity)
         return _Room(self)
 
     def _run(self, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
+        return self._logits(feeds).float().cpu().numpy()
+
+    def _logits(self, feeds: Mapping[str, np.ndarray]) -> Tensor:
+        """Run a step on every rank and return rank 0's logits [B, V] on the device."""
         step = (feeds["input_ids"], feeds["past_length"], feeds["new_length"])
         self._tell("step", *step)
         try:
-            return self._decoder.step(*step).float().cpu().numpy()
+            return self._decoder.step(*step)
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError("the card is too small for this step", got=error, fix="fewer sequences") from error
 

@@ -131,6 +131,22 @@ def test_kernels_and_reference_give_onnx_runtimes_logits(tiny_engine, rows, dtyp
     assert error(decoded(mine, rows), theirs) < near
 
 
+def test_greedy_tokens_without_logits_are_the_argmax_of_them(session, rows):
+    session.reset()
+    expected = decoded(session, rows)[1:].argmax(-1)
+    session.reset()
+    session.prefill(rows)
+    for step, wanted in enumerate(expected):
+        got = session.decode_greedy([step, None if step == 2 else step + 5, 200 - step])
+        assert [got[0], got[2]] == [wanted[0], wanted[2]]
+    assert session.length_B.tolist() == [156, 12, 46]
+    with pytest.raises(ConfigError, match="vocabulary"):
+        session.decode_greedy([1, 2, 10**6])
+    with pytest.raises(ConfigError, match="fit the session"):
+        session.decode_greedy([1])
+    assert session.length_B.tolist() == [156, 12, 46]
+
+
 def test_the_cache_grows_and_keeps_what_it_held(session):
     session.reset(1)
     session.prefill([list(range(100))])
