@@ -12,9 +12,8 @@ from innerq_export.progress import Progress
 def with_key_norm(source: Checkpoint | Graph, request: BuildRequest, progress: Progress) -> Checkpoint | Graph:
     """Return `source` with what `request` says about key normalisation; unless it is folded, as it is.
 
-    Raises ConfigError where no lambda is named, or one for nothing, and for an .onnx: its weights stay as they are.
+    Raises ConfigError for an .onnx file, whose weights stay as they are, and for a lambda of other weights.
     """
-    _check_names(request)
     if request.cache.key_norm != "folded":
         return source
     if isinstance(source, Graph):
@@ -29,15 +28,3 @@ def with_key_norm(source: Checkpoint | Graph, request: BuildRequest, progress: P
     from innerq_export.graph.calibrate import calibrate
 
     return folded(source, calibrate(source, request.key_norm_text, sink=request.cache.sink, progress=progress))
-
-
-def _check_names(request: BuildRequest) -> None:
-    given = [name for name in ("key_norm_file", "key_norm_text") if getattr(request, name) is not None]
-    wanted = request.cache.key_norm == "folded"
-    if len(given) != int(wanted):
-        raise ConfigError(
-            f"key_norm '{request.cache.key_norm}' with {' and '.join(given) or 'no lambda'}",
-            expected="key_norm_file or key_norm_text" if wanted else "neither key_norm_file nor key_norm_text",
-            got=", ".join(given) or "nothing",
-            fix="--key-norm folded --key-norm-text FILE, or --key-norm-file FILE of `innerq-export calibrate`",
-        )

@@ -13,7 +13,7 @@ from innerq_export.checkpoint.key_norm import read_key_norm
 from innerq_export.cli.main import cli
 from innerq_export.engine import read_manifest
 from innerq_export.engine.manifest import rebuild_command
-from innerq_export.errors import ConfigError
+from innerq_export.errors import ConfigError, UserError
 from innerq_export.folding import with_key_norm
 from innerq_export.graph import bind
 from innerq_export.parity import check_engine
@@ -135,9 +135,8 @@ def test_a_fault_of_folding_fails_parity(fault, place, tmp_path, monkeypatch):
 )
 def test_what_cannot_be_meant_is_refused_and_nothing_is_left(key_norm, named, match, place, tmp_path):
     files = {name: place / file for name, file in named.items()}
-    request = BuildRequest(str(place / "model"), tmp_path / "engine", CACHE.replace(key_norm=key_norm), **files)
-    with pytest.raises(Exception, match=match) as caught:
-        build(request)
+    with pytest.raises(UserError, match=match) as caught:
+        build(BuildRequest(str(place / "model"), tmp_path / "engine", CACHE.replace(key_norm=key_norm), **files))
     assert caught.value.exit_code == 1
     assert not (tmp_path / "engine").exists()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from innerq_export.artifacts import ModelShape
 from innerq_export.engine.base import BuildOptions
+from innerq_export.errors import ConfigError
 from innerq_export.spec import CacheConfig
 
 _USUAL_CONTEXT = 8192
@@ -20,7 +21,7 @@ class BuildRequest:
     `max_context`: tokens, None is what the model was trained for, at most 8192; `key_norm_file`, `key_norm_text`: for a
     folded key norm, what `innerq-export calibrate` wrote, or a text to calibrate on; `parity`: fast, full or off (then
     the engine is not ready); `overwrite`: an engine that is there may be replaced; `fresh`: nothing that an earlier
-    build made is reused.
+    build made is reused. Raises ConfigError for a folded key norm without its lambda, and the other way round.
     """
 
     model: str
@@ -38,6 +39,17 @@ class BuildRequest:
     overwrite: bool = False
     fresh: bool = False
     options: BuildOptions = field(default_factory=BuildOptions)
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("key_norm_file", "key_norm_text") if getattr(self, name) is not None]
+        wanted = self.cache.key_norm == "folded"
+        if len(given) != int(wanted):
+            raise ConfigError(
+                f"key_norm '{self.cache.key_norm}' with {' and '.join(given) or 'no lambda'}",
+                expected="key_norm_file or key_norm_text" if wanted else "neither key_norm_file nor key_norm_text",
+                got=", ".join(given) or "nothing",
+                fix="--key-norm folded --key-norm-text FILE, or --key-norm-file FILE of `innerq-export calibrate`",
+            )
 
     def context(self, shape: ModelShape) -> int:
         """Return the most tokens of a sequence when the model has this shape."""

@@ -11,6 +11,7 @@ import torch
 from innerq_export.artifacts import TensorRef
 from innerq_export.errors import CheckpointError
 
+_PIECE_ITEMS = 1 << 20
 _DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 
 
@@ -47,7 +48,13 @@ class _Drop:
 
 
 def _read(ref: TensorRef) -> torch.Tensor:
-    raw = np.fromfile(ref.file, np.uint8, count=ref.nbytes, offset=ref.offset)
-    if raw.size != ref.nbytes:
-        raise CheckpointError(f"{ref.file}: truncated inside tensor '{ref.name}'")
-    return torch.from_numpy(raw).view(_DTYPES[ref.dtype]).reshape(ref.shape).float()
+    """Return a tensor as fp32; of the stored bytes only a piece is held beside it."""
+    dtype, result = _DTYPES[ref.dtype], torch.empty(ref.shape, dtype=torch.float32)
+    with ref.file.open("rb") as stream:
+        stream.seek(ref.offset)
+        for part in result.view(-1).split(_PIECE_ITEMS):
+            raw = np.fromfile(stream, np.uint8, count=part.numel() * dtype.itemsize)
+            if raw.size != part.numel() * dtype.itemsize:
+                raise CheckpointError(f"{ref.file}: truncated inside tensor '{ref.name}'")
+            part.copy_(torch.from_numpy(raw).view(dtype))
+    return result

@@ -7,8 +7,9 @@ pages of mapped weights included. Measured with torch 2.13, ONNX Runtime 1.31 an
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from innerq_export.artifacts import TensorRef
 
@@ -44,6 +45,8 @@ PARITY_SMALL = {"float16": Cost(565 * _MB, 5.0 * _MB, 9.6), "float32": Cost(565 
 PARITY_LARGE = {"float16": Cost(520 * _MB, 5.0 * _MB, 5.1), "float32": Cost(520 * _MB, 5.0 * _MB, 4.0)}
 """Parity opens a second session of an engine folder below SMALL_FOLDER_BYTES."""
 SMALL_FOLDER_BYTES = 200 << 20
+CALIBRATION_TOKENS = 4096
+_PROJECTIONS = ("q_proj", "k_proj", "qkv_proj")
 
 MODEL_FILE = Cost(49 * _KB, 9 * _KB, 0)
 PLAN_FILE = Cost(3.75 * _MB, 3.1 * _MB, 1.0)
@@ -62,12 +65,33 @@ class Weights:
     cast: int
 
 
-def weights_of(tensors: Sequence[TensorRef], dtype: str) -> Weights:
-    """Return the sums over a checkpoint's tensors for an engine that computes in `dtype`."""
+def weights_of(tensors: Sequence[TensorRef], dtype: str, key_norm: str = "prefill") -> Weights:
+    """Return the sums over a checkpoint's tensors for an engine that computes in `dtype`.
+
+    A folded key norm changes what makes queries and keys: the q/k norms where there are some, else the projections.
+    """
     item, own = ITEM_BYTES[dtype], SAFETENSORS_OF[dtype]
+    normed = any(_is_part(ref, "k_norm") for ref in tensors)
+    changed = (("q_norm", "k_norm") if normed else _PROJECTIONS) if key_norm == "folded" else ()
     sizes = [math.prod(ref.shape) * item for ref in tensors]
+    new = [ref.dtype != own or _is_part(ref, *changed) for ref in tensors]
     return Weights(
         stored=sum(ref.nbytes for ref in tensors),
         engine=sum(sizes),
-        cast=sum(size for size, ref in zip(sizes, tensors, strict=True) if ref.dtype != own),
+        cast=sum(size for size, written in zip(sizes, new, strict=True) if written),
     )
+
+
+def calibration_memory(tensors: Sequence[TensorRef], config: Mapping[str, Any]) -> int:
+    """Return the peak bytes of calibrating on 4,096 tokens: the largest tensor in fp32, or a layer's activations.
+
+    Activations: three of the MLP's width and three of the hidden size for every token.
+    """
+    hidden = config["hidden_size"]
+    wide = config.get("intermediate_size") or 4 * hidden
+    largest = max((math.prod(ref.shape) for ref in tensors), default=0)
+    return int(420 * _MB) + 4 * max(largest, CALIBRATION_TOKENS * 3 * (wide + hidden))
+
+
+def _is_part(ref: TensorRef, *names: str) -> bool:
+    return any(f".{name}." in ref.name for name in names)

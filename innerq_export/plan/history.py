@@ -22,6 +22,7 @@ _NEAR = 8
 _BY_BYTES = ("download", "write", "hash", "parity")
 _PHASES = {
     "reading": "read",
+    "calibrating": "calibrate",
     "exporting": "export",
     "rewriting": "write",
     "writing": "write",

@@ -16,6 +16,7 @@ from innerq_export.plan.costs import (
     SMALL_FOLDER_BYTES,
     Cost,
     Weights,
+    calibration_memory,
     weights_of,
 )
 from innerq_export.plan.headers import Headers
@@ -35,19 +36,25 @@ class Phase:
 
 def phases_of(headers: Headers, request: BuildRequest, backend: str, history: Sequence[PastBuild]) -> tuple[Phase, ...]:
     """Return the phases of building `request` for `backend`, in order. Disk of the download is the hub cache's."""
-    weights, layers = weights_of(headers.tensors, request.dtype), headers.shape.layers
+    weights, layers = _weights(headers, request), headers.shape.layers
     disk = _disk(headers, request, backend, weights)
     memory = {name: cost.at(layers, weights.engine) for name, cost in MEMORY.items()}
     for name in NVIDIA:
         memory[name] += memory["onnxruntime"]
     memory["parity"] = _parity(request.dtype, weights.engine + sum(disk.values())).at(layers, weights.engine)
-    names = ["export", "write", "onnxruntime", *([backend] if backend in NVIDIA else []), "hash"]
+    memory["calibrate"] = calibration_memory(headers.tensors, headers.config)
+    names = ["calibrate"] if request.key_norm_text else []
+    names += ["export", "write", "onnxruntime", *([backend] if backend in NVIDIA else []), "hash"]
     names += ["parity"] if request.parity != "off" else []
     found = [
         Phase(name, memory[name], disk.get(name, 0), seconds_of(name, weights.engine, layers, history))
         for name in names
     ]
     return (Phase("download", 0, headers.to_download, None), *found) if headers.to_download else tuple(found)
+
+
+def _weights(headers: Headers, request: BuildRequest) -> Weights:
+    return weights_of(headers.tensors, request.dtype, request.cache.key_norm)
 
 
 def _parity(dtype: str, folder_bytes: int) -> Cost:
