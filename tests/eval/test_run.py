@@ -140,3 +140,20 @@ def test_groups_of_the_command_line_are_those_of_the_plans():
     from innerq_export.eval import plans
 
     assert command_line._GROUPS == plans.GROUPS == tuple(plans._GROUPS)
+
+
+def test_what_the_command_line_means():
+    from innerq_export.cli.eval import _settings
+
+    plain = {"schemes": ("presets",), "ablation": False, "presets": (), "fields": (), "budget": 3.0, "seeds": 2}
+    plain |= {"tokens": None, "prompt": None, "needle_lengths": (), "sequences": 1, "needles": 1, "text": None}
+    plain["device"] = "cpu"
+    told = _settings(8192, **plain)
+    assert (told["groups"], told["extra"], told["budgets"], told["seeds"]) == (("presets",), (), (), (0, 1))
+    assert told["needle_lengths"] == (512, 1024, 2048)
+    assert _settings(8192, **plain | {"fields": ("sink=0",)})["extra"][0][0] == "balanced sink=0"
+    assert _settings(8192, **plain | {"presets": ("auto", "base")})["budgets"] == (3.0,)
+    assert [name for name, _ in _settings(8192, **plain | {"presets": ("auto", "base")})["extra"]] == ["base (yours)"]
+    everything = _settings(8192, **plain | {"ablation": True})
+    assert everything["sensitivity"]
+    assert "scales" in everything["groups"]
