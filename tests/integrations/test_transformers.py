@@ -123,3 +123,19 @@ def test_right_padding_never_enters_the_cache(tiny):
     logits = model(ids[:, :1], attention_mask=mask, position_ids=position, past_key_values=cache).logits
     wanted = model(ids[1:, :1], past_key_values=alone).logits
     torch.testing.assert_close(logits[1, 0], wanted[0, 0], rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_compiled_step_has_no_graph_break_and_says_the_same(tiny_checkpoint, host_library):
+    model = load(tiny_checkpoint.folder, torch.float16)
+    caches = [InnerQCache(model.config, preset=short(), max_tokens=80, kernels=host_library) for _ in range(2)]
+    for cache in caches:
+        cache.early_initialization(1, 2, 64, model.dtype, model.device)
+        model(prompts(1, 60), past_key_values=cache)
+    compiled = torch.compile(model.forward, backend="aot_eager", fullgraph=True)
+    for t in range(60, 64):
+        step = {"input_ids": prompts(1, 1, seed=t), "position_ids": torch.tensor([[t]])}
+        wanted, got = (run(**step, past_key_values=x).logits for run, x in zip((model, compiled), caches, strict=True))
+        torch.testing.assert_close(got, wanted, rtol=0, atol=5e-2)
+    assert caches[1].length_B.tolist() == [64]
+    assert caches[1].get_seq_length() == 64

@@ -146,7 +146,7 @@ def test_what_crop_takes_back_is_room_again(model):
 
 def test_reset_starts_again_in_the_same_memory(setting):
     model, ids = setting[0], prompts(2, TOKENS)
-    cache = fed(setting, prompts(2, TOKENS, seed=5))
+    cache = fed(setting, prompts(2, TOKENS, seed=5), max_tokens=TOKENS)
     cache.reset()
     assert cache.get_seq_length() == 0
     assert torch.equal(feed(model, cache, ids), feed(model, InnerQCache(model.config, short(), **setting[1]), ids))
