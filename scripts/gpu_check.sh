@@ -33,6 +33,8 @@ if [[ $STAGES == *tests* ]]; then
     run_tests ops -m gpu -n "${WORKERS:-8}" tests/integrations
     say "tests: kernels, alone on the card because some are timed"
     run_tests kernels -m gpu tests/kernels
+    say "tests: backend torch, two cards if they are there"
+    run_tests torch -m gpu tests/runtime/test_torch_gpu.py
     say "tests: torch ops on the CPU with this machine's torch"
     run_tests cpu tests/integrations/test_torch_ops.py
 fi

@@ -84,9 +84,12 @@ def command(
 
 
 def _chosen(engine: Path, allow_unready: bool) -> str:
+    from innerq_export.engine.card import first_card
     from innerq_export.runtime import choose_backend
 
     backend, refused = choose_backend(engine, allow_unready=allow_unready)
+    if backend == "onnxruntime" and (card := first_card()):
+        note(f"runs on the CPU; --backend torch would use {card.name}")
     for name, error in refused.items():
         note(f"{name} is passed over for {backend}: {error.got}, expected {error.expected}")
     return backend

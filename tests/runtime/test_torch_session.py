@@ -234,6 +234,15 @@ def test_run_streams_from_the_command_line(tiny_engine):
     assert told["usage"]["decode_tokens"] == 11
 
 
+def test_a_card_left_idle_is_said(tiny_engine, monkeypatch, capfd):
+    from innerq_export.engine import card
+
+    monkeypatch.setattr(card, "first_card", lambda: card.Card("a card", "9.0", "13.0"))
+    result = CliRunner().invoke(cli, ["run", str(tiny_engine), "--prompt", "a", "--max-new-tokens", "1"])
+    assert result.exit_code == 0, result.output
+    assert "--backend torch would use a card" in result.stderr + capfd.readouterr().err
+
+
 def test_help_names_the_backend_and_its_options():
     text = CliRunner().invoke(cli, ["run", "--help"]).output
     assert all(word in text for word in ("torch", "--tp", "--dtype", "--device", "--compile"))
