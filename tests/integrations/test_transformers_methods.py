@@ -153,10 +153,10 @@ def test_reset_starts_again_in_the_same_memory(setting):
 
 
 def test_growth_does_not_change_what_is_said(setting):
-    ids = prompts(1, 400)
-    grown = fed(setting, ids[:, :399], one_by_one=2)
-    given_room = fed(setting, ids[:, :399], one_by_one=2, max_tokens=400)
-    assert torch.equal(feed(setting[0], grown, ids[:, 399:]), feed(setting[0], given_room, ids[:, 399:]))
+    model, ids = setting[0], prompts(1, 400)
+    grown, given_room = (fed(setting, ids[:, :200], **more) for more in ({}, {"max_tokens": 400}))
+    for chunk in (ids[:, 200:399], ids[:, 399:]):
+        assert torch.equal(feed(model, grown, chunk), feed(model, given_room, chunk))
 
 
 def test_a_copy_is_a_prefix_for_another_text(setting):
