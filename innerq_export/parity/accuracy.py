@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -117,6 +117,15 @@ class Tally:
 
     def __init__(self) -> None:
         self.cases: OrderedDict[str, OrderedDict[str, CompareResult]] = OrderedDict()
+
+    @classmethod
+    def of(cls, tallies: Iterable[Tally]) -> Tally:
+        """Return one tally of all; names of their outputs differ."""
+        joined = cls()
+        for tally in tallies:
+            for case, outputs in tally.cases.items():
+                joined.cases.setdefault(case, OrderedDict()).update(outputs)
+        return joined
 
     def add(self, case: str, output: str, result: CompareResult) -> bool:
         """Keep `result` if it is worse than what is kept; return its verdict."""

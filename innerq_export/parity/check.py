@@ -17,6 +17,7 @@ from innerq_export.progress import Progress, Silent, Step
 
 if TYPE_CHECKING:
     from polygraphy.comparator import AccuracyResults
+    from torch import Tensor
 
     from innerq_export.engine.manifest import Manifest
     from innerq_export.parity.accuracy import Tally
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from innerq_export.parity.ladder import Ladder, Recorded
     from innerq_export.parity.ops.rungs import RungOutcome
     from innerq_export.parity.runners.base import EngineRunner
+    from innerq_export.parity.torch_model import TorchModel
 
 REPORT_NAME, ACCURACY_NAME = "parity.json", "parity-accuracy.json"
 SEEDS = {"fast": (0,), "full": tuple(range(10))}
@@ -132,9 +134,27 @@ def check_runner(
     streams_BT = token_streams(folder, manifest.model.vocab, batch, longest + 1)
     step.advance(0.0, "opening the model without a cache")
     ladder = open_ladder(runner, manifest, source, streams_BT, only=only)
-    done, total = 0, sum(len(case.calls) for case in fitting)
     results, finding = below
-    for case in fitting if finding is None else ():
+    models = _check_model(folder, manifest, ladder.model, only, _BELOW_FAILED if finding else "")
+    finding = finding or next((outcome.finding for outcome in models if outcome.finding), None)
+    if finding is None:
+        _climb(ladder, fitting, streams_BT, step)
+        finding = ladder.finding
+    wanted = finding is None and (not only or NAME in only)
+    plans = plan_results(folder, manifest, fitting, streams_BT) if wanted else []
+    finding = finding or next((wrong for _, wrong in plans if wrong), None)
+    engine = (*ladder.results(_BELOW_FAILED), *(result for result, _ in plans))
+    rungs = (*results, *(outcome.result for outcome in models), *engine)
+    report = _report(ladder, manifest, source, fitting).replace(rungs=rungs, passed=finding is None, finding=finding)
+    compared = [*((outcome.result.backend, outcome.tally) for outcome in models), *ladder.compared]
+    floor_db = model_floor_db(manifest.dtype, manifest.model.layers)
+    return Checked(report, compared, floor_db, ladder.failed_call, ladder.recorded)
+
+
+def _climb(ladder: Ladder, cases: Sequence[Case], streams_BT: Tensor, step: Step) -> None:
+    """Climb every case until something is found."""
+    done, total = 0, sum(len(case.calls) for case in cases)
+    for case in cases:
 
         def tick(name: str = case.name) -> None:
             nonlocal done
@@ -143,16 +163,6 @@ def check_runner(
 
         if not ladder.climb(case, streams_BT, tick):
             break
-    finding = finding or ladder.finding
-    wanted = finding is None and (not only or NAME in only)
-    plans = plan_results(folder, manifest, fitting, streams_BT) if wanted else []
-    rungs = (*results, *ladder.results(_BELOW_FAILED), *(result for result, _ in plans))
-    report = _report(ladder, manifest, source, fitting).replace(rungs=rungs)
-    finding = finding or next((wrong for _, wrong in plans if wrong), None)
-    if finding:
-        report = report.replace(passed=False, finding=finding)
-    floor_db = model_floor_db(manifest.dtype, manifest.model.layers)
-    return Checked(report, ladder.compared, floor_db, ladder.failed_call, ladder.recorded)
 
 
 def _check_ops(folder: Path, manifest: Manifest, extent: str, only: Collection[str]) -> list[RungOutcome]:
@@ -167,6 +177,22 @@ def _check_ops(folder: Path, manifest: Manifest, extent: str, only: Collection[s
         failed = any(outcome.finding for outcome in outcomes)
         outcomes.append(rung.not_run(_BELOW_FAILED) if failed else rung.run())
     return outcomes
+
+
+def _check_model(
+    folder: Path, manifest: Manifest, model: TorchModel | None, only: Collection[str], below: str
+) -> list[RungOutcome]:
+    """Run kernels and plugin under PyTorch's model; `below`: why not."""
+    from innerq_export.parity.model_rung import BATCH, NAME, TOKENS, model_outcomes
+    from innerq_export.parity.ops.rungs import OpSetting
+    from innerq_export.parity.text import token_streams
+
+    if only and NAME not in only:
+        return []
+    large = sum(entry.bytes for entry in manifest.files.values()) > _SMALL_BYTES
+    streams_BT = token_streams(folder, manifest.model.vocab, BATCH, TOKENS)
+    setting = OpSetting(manifest.cache, manifest.model, manifest.dtype)
+    return list(model_outcomes(model, setting, streams_BT, below or ("the model is large" if large else "")))
 
 
 def _presets(folder: Path, manifest: Manifest, source: Checkpoint | Path | None, size: int) -> RungResult:
@@ -187,9 +213,9 @@ def _report(
     return ParityReport(
         engine=f"{manifest.source} in {ladder.runner.name} ({manifest.dtype}, {manifest.lowering})",
         against=_against(source),
-        passed=ladder.finding is None,
+        passed=False,
         rungs=(),
-        finding=ladder.finding,
+        finding=None,
         cases=tuple(case.name for case in cases),
         layers_db=ladder.layers_db,
         versions=versions_here(),

@@ -4,6 +4,7 @@ RUNG_NAMES = (
     "packing",
     "op",
     "plugin",
+    "model",
     "cache",
     "attention",
     "keys and values",

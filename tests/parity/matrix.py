@@ -14,6 +14,7 @@ from innerq_export.parity.cases import prompts_case
 from innerq_export.parity.check import Checked
 from innerq_export.parity.ladder import Ladder
 from innerq_export.parity.metrics import kl_divergence
+from innerq_export.parity.model_rung import TOKENS, model_outcome
 from innerq_export.parity.ops.rungs import OpSetting, op_rung, packing_rung
 from innerq_export.parity.plans import hold_plan
 from innerq_export.parity.report import ParityReport
@@ -42,7 +43,18 @@ SETTING = OpSetting(CONFIG, SHAPE, "float16")
 CASES = (prompts_case(8, 40, decode=6), prompts_case(102, 61, decode=3))
 """Before, across and after the first block, which 48 tokens make."""
 COLUMNS = (
-    *("packing", "op", "plugin", "cache", "attention", "keys and values", "logits", "tokens", "full precision"),
+    *(
+        "packing",
+        "op",
+        "plugin",
+        "model",
+        "cache",
+        "attention",
+        "keys and values",
+        "logits",
+        "tokens",
+        "full precision",
+    ),
     *("as shipped", "other machine", "engine", "unquantised", "presets"),
 )
 CAUGHT, UNSEEN, GROWS, MEANINGLESS = "caught", "no", "grows", "n/a"
@@ -58,7 +70,7 @@ class Matrix:
     def __init__(self, model: TorchModel, folder: Path):
         self._model = model
         longest = max(max(case.totals) for case in CASES)
-        self._streams_BT = token_streams(folder, SHAPE.vocab, 2, longest + 1)
+        self._streams_BT = token_streams(folder, SHAPE.vocab, 2, max(longest + 1, TOKENS))
         self._plain_BTV = torch.stack([model.unquantised(ids[:-1]) for ids in self._streams_BT])
         self._sound = self._climb(Mutation("none"))
         self._preset_kl = self._presets(Mutation("none"))
@@ -69,6 +81,7 @@ class Matrix:
         found = set(rung.found)
         found |= {"packing"} if packing_rung(FaultyPacking(mutation), SETTING).run().finding else set()
         found |= {"op"} if op_rung(MutatedOps(mutation), SETTING).run().finding else set()
+        found |= {"model"} if self._model_rung(mutation) else set()
         found |= {"as shipped"} if self._shipped(mutation) else set()
         found |= {"other machine"} if self._other_machine(ladder) else set()
         found |= {"engine"} if self._plan(mutation) else set()
@@ -76,6 +89,9 @@ class Matrix:
         cells["unquantised"] = _grown(_mean_kl(rung), _mean_kl(self._sound[0]))
         cells["presets"] = _grown(self._presets(mutation), self._preset_kl)
         return cells | {name: MEANINGLESS for name in meaningless(mutation.name)}
+
+    def _model_rung(self, mutation: Mutation) -> bool:
+        return model_outcome(self._model, MutatedOps(mutation), SETTING, self._streams_BT).finding is not None
 
     def _runner(self, mutation: Mutation) -> EmulatedRunner:
         def damage(layer: int, cache):
