@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import traceback
 from contextlib import contextmanager
 
@@ -12,7 +14,7 @@ import pytest
 
 from innerq_export.engine import BuildOptions, load_engine, read_manifest
 from innerq_export.engine.stage_record import unfinished
-from innerq_export.errors import ConfigError
+from innerq_export.errors import ConfigError, UserError
 from innerq_export.spec import preset
 from tests.quick_build import STAGES, Watched, made, stand_in
 
@@ -182,6 +184,16 @@ def test_a_file_changed_in_the_engine_is_made_again_and_found_equal(model, engin
     assert (engine / name).read_bytes() == before
 
 
+def test_damage_that_time_and_size_hide_is_mended_by_the_command_that_is_named(model, engine):
+    status, before = (engine / "model.engine").stat(), (engine / "model.engine").read_bytes()
+    (engine / "model.engine").write_bytes(before[:-1] + b"?")
+    os.utime(engine / "model.engine", ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(UserError, match="--overwrite --fresh"):
+        load_engine(engine, full=True)
+    made(model, engine, overwrite=True, fresh=True)
+    load_engine(engine, full=True)
+
+
 def run_until_killed(model, folder, stage):
     """Build in a child that SIGKILLs itself at the end of `stage`, before the stage is written down as done."""
     child = os.fork()
@@ -218,6 +230,21 @@ def test_killed_in_any_stage_the_same_command_goes_on(built, model, tmp_path, st
     assert made(model, folder) == expected
     load_engine(folder, full=True)
     assert {path.name for path in tmp_path.iterdir()} == {"engine", ".engine.lock"}
+
+
+def test_other_builds_are_kept_out_until_parity_has_its_verdict(model, tmp_path):
+    folder = tmp_path / "engine"
+    command = "import sys, pathlib, innerq_export.engine as e\nwith e.staging(pathlib.Path(sys.argv[1]), overwrite=True): pass"
+    said = {}
+
+    def try_too(stage):
+        result = subprocess.run(
+            [sys.executable, "-c", command, str(folder)], capture_output=True, text=True, check=False
+        )
+        said[stage] = "another build is writing" in result.stderr
+
+    made(model, folder, Watched(lambda name: name in ("hashing the files", "parity") and try_too(name)))
+    assert said == {"hashing the files": True, "parity": True}
 
 
 def test_another_request_does_not_replace_a_build_without_its_verdict(model, tmp_path):

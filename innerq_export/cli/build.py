@@ -111,4 +111,6 @@ def _print(found: Inspection) -> None:
         f"{cost.bytes_per_token:,.0f} KV bytes per token ({cost.ratio:.2f}x less than fp16), "
         f"{'ready' if found.manifest.ready else 'not ready (parity was not run)'}"
     )
+    applied = ", ".join(f"{rule} {count}" for rule, count in found.manifest.rewrites.items() if count)
+    click.echo(f"rewritten: {found.manifest.model.layers} layers ({applied})")
     click.echo(f'next: innerq-export run {found.folder} --prompt "..."')

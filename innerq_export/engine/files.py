@@ -49,7 +49,7 @@ def entries_of(
 
 
 def check_files(folder: Path, files: Mapping[str, FileEntry], fix: str, *, full: bool = False) -> None:
-    """Raise UserError for the first file that is missing or is not the one that was built.
+    """Raise UserError for the first file that is missing or is not the one that was built; `fix` mends it.
 
     A file whose size and time of change equal the recorded ones is taken to be unchanged; any other is hashed.
     `full` hashes every file.

@@ -69,7 +69,7 @@ def read_manifest(folder: Path) -> Manifest:
 def load_engine(folder: Path, *, full: bool = False) -> Engine:
     """Return the engine in `folder` once every file is there and unchanged (`full`: hash all of them)."""
     manifest = read_manifest(folder)
-    check_files(folder, manifest.files, rebuild_command(manifest, folder), full=full)
+    check_files(folder, manifest.files, rebuild_command(manifest, folder, fresh=True), full=full)
     return Engine(folder, manifest.to_dict())
 
 

@@ -96,7 +96,7 @@ def kv_cost(manifest: Manifest) -> KvCost:
 
 def _damage(folder: Path, manifest: Manifest, full: bool) -> str | None:
     try:
-        check_files(folder, manifest.files, rebuild_command(manifest, folder), full=full)
+        check_files(folder, manifest.files, rebuild_command(manifest, folder, fresh=True), full=full)
     except UserError as error:
         return str(error)
     return None

@@ -89,8 +89,8 @@ class Manifest:
         return manifest
 
 
-def rebuild_command(manifest: Manifest, folder: Path) -> str:
-    """Return the command line that builds this folder anew."""
+def rebuild_command(manifest: Manifest, folder: Path, *, fresh: bool = False) -> str:
+    """Return the command line that builds this folder anew, with `fresh` without reusing any of its files."""
     words = ["innerq-export", "build", "--model", manifest.source, *_cache_words(manifest.cache)]
     if manifest.cache.key_norm == "folded":
         words += ["--key-norm-file", str(folder / KEY_NORM_NAME)]
@@ -98,7 +98,7 @@ def rebuild_command(manifest: Manifest, folder: Path) -> str:
         if backend != "onnxruntime":
             words += ["--backend", backend]
     words += ["--max-batch", str(manifest.max_batch), "--max-context", str(manifest.max_context)]
-    return shlex.join([*words, "--output", str(folder), "--overwrite"])
+    return shlex.join([*words, "--output", str(folder), "--overwrite", *(["--fresh"] if fresh else [])])
 
 
 def _cache_words(cache: CacheConfig) -> list[str]:
