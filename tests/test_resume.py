@@ -234,13 +234,12 @@ def test_killed_in_any_stage_the_same_command_goes_on(built, model, tmp_path, st
 
 def test_other_builds_are_kept_out_until_parity_has_its_verdict(model, tmp_path):
     folder = tmp_path / "engine"
-    command = "import sys, pathlib, innerq_export.engine as e\nwith e.staging(pathlib.Path(sys.argv[1]), overwrite=True): pass"
+    code = "import sys, pathlib, innerq_export.engine.folder as f; f.exclusive(pathlib.Path(sys.argv[1])).__enter__()"
+    command = [sys.executable, "-c", code, str(folder)]
     said = {}
 
     def try_too(stage):
-        result = subprocess.run(
-            [sys.executable, "-c", command, str(folder)], capture_output=True, text=True, check=False
-        )
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
         said[stage] = "another build is writing" in result.stderr
 
     made(model, folder, Watched(lambda name: name in ("hashing the files", "parity") and try_too(name)))
