@@ -16,6 +16,7 @@ ARCHITECTURES = (
     "SmolLM3ForCausalLM",
     "Phi3ForCausalLM",
     "GemmaForCausalLM",
+    "Gemma3ForCausalLM",
     "GraniteForCausalLM",
     "OlmoForCausalLM",
     "Olmo2ForCausalLM",
@@ -26,7 +27,7 @@ ARCHITECTURES = (
     "SeedOssForCausalLM",
     "ArceeForCausalLM",
 )
-MIN_WINDOW = 1024
+MIN_WINDOW = 512
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 _EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")
 Config = Mapping[str, Any]

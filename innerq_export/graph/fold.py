@@ -51,13 +51,24 @@ def fold_factors(model: PreTrainedModel, shape: ModelShape, lambda_LHkvD: np.nda
 
 
 def check_foldable(model: PreTrainedModel) -> None:
-    """Raise CheckpointError, by name, for what stands between the projections and RoPE and does not commute."""
+    """Raise CheckpointError, by name, for what stands between the projections and RoPE and takes no factor."""
     if getattr(model.config, "clip_qkv", None) is not None:
-        raise CheckpointError(
-            "key normalisation cannot be folded into a model that clips its queries and keys (clip_qkv)",
-            got=f"clip_qkv {model.config.clip_qkv}",
-            fix="--cache key_norm=prefill",
-        )
+        raise _unfit("clips its queries and keys (clip_qkv)", f"clip_qkv {model.config.clip_qkv}")
+    for name, module in attention_modules(model):
+        if _has_norms(module) and not _is_product(module.k_norm):
+            raise _unfit("adds to the weights of its key norms before it multiplies by them", f"{name}.k_norm")
+
+
+def _unfit(what: str, got: str) -> CheckpointError:
+    return CheckpointError(
+        f"key normalisation cannot be folded into a model that {what}", got=got, fix="--key-norm prefill"
+    )
+
+
+def _is_product(norm: Any) -> bool:
+    """Whether a norm multiplies by its weight: then nothing is left of its input where the weight is 0."""
+    with torch.no_grad():
+        return not norm(torch.linspace(1, 2, norm.weight.numel()).reshape(norm.weight.shape)).any()
 
 
 def _parts(module: Any, query_HqD: np.ndarray, key_HkvD: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:

@@ -34,7 +34,7 @@ def mixed_channels(model: PreTrainedModel, head_dim: int) -> torch.Tensor:
         raise CheckpointError(
             f"key normalisation cannot be folded into {type(model).__name__}",
             expected=f"a rotation in its {_FUNCTION}",
-            fix="--cache key_norm=prefill",
+            fix="--key-norm prefill",
         )
     units_11DD = torch.eye(head_dim)[None, None]
     position_1D = torch.ones(1, head_dim, dtype=torch.int64)

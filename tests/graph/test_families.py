@@ -18,6 +18,7 @@ FAMILIES = {
     "smollm3": {},
     "phi3": {"pad_token_id": 0, "tie_word_embeddings": False},
     "gemma": {"head_dim": 256, "num_attention_heads": 2, "num_key_value_heads": 1},
+    "gemma3_text": {"sliding_window": 512, "layer_types": ["sliding_attention"]},
     "granite": {"attention_multiplier": 0.02, "residual_multiplier": 0.3, "logits_scaling": 3.0},
     "olmo": {"clip_qkv": 8.0},
     "olmo2": {"tie_word_embeddings": False},

@@ -23,6 +23,7 @@ from tests.graph.test_families import FAMILIES
 from tests.models import tiny_model
 
 FAMILY_SIZES = {"llama": {"attention_bias": True}} | FAMILIES | {"olmo": {}}
+GEMMA3 = FAMILY_SIZES.pop("gemma3_text")
 
 
 def skeleton_of(checkpoint):
@@ -165,7 +166,13 @@ def test_the_norm_of_other_weights_is_refused(tied_fp16):
 
 def test_clipped_queries_are_refused_by_name(tmp_path):
     checkpoint = open_checkpoint(str(tiny_model(tmp_path, "olmo", num_hidden_layers=1, clip_qkv=8.0)))
-    with pytest.raises(CheckpointError, match=r"clip_qkv[\s\S]*fix: .*key_norm=prefill"):
+    with pytest.raises(CheckpointError, match=r"clip_qkv[\s\S]*fix: .*--key-norm prefill"):
+        some_norm(checkpoint)
+
+
+def test_norms_that_are_no_plain_product_are_refused_by_name(tmp_path):
+    checkpoint = open_checkpoint(str(tiny_model(tmp_path, "gemma3_text", num_hidden_layers=1, **GEMMA3)))
+    with pytest.raises(CheckpointError, match=r"adds to the weights of its key norms[\s\S]*layers.0.self_attn.k_norm"):
         some_norm(checkpoint)
 
 
