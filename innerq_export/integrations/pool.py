@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from innerq_export.errors import ConfigError
 from innerq_export.integrations.cache import WORD_BYTES, PackedCache
@@ -53,8 +54,27 @@ class PoolView(InnerQCache):
             layer.batch_size, layer.is_initialized = len(self.length_B), True
         self._announced_B = self.new_B
 
+        self.chunk: int | None = None
+
     def _reserve(self, new: int) -> None:
-        """Do nothing: the pool has made room."""
+        """Refuse a call of the model for which the pool has not made room: `chunk` tokens once, or None: one column."""
+        fits = new == 1 if self.chunk is None else 0 < self.chunk <= new
+        if not fits:
+            expected = "one column" if self.chunk is None else f"one call with {self.chunk or 'no more'} tokens"
+            fix = "call pool.extend before every chunk and pool.decode before every step; generate() does neither"
+            raise ConfigError("a pool's cache", expected=expected, got=f"{new} columns", fix=fix)
+        self.chunk = self.chunk and 0
+
+    def reset(self) -> None:
+        """Refuse: rows belong to sequences."""
+        raise _not_here("reset")
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Refuse: the pool counts tokens and pages."""
+        raise _not_here("crop")
+
+    def _select(self, index_B: Tensor) -> None:
+        raise _not_here("reordering or selecting rows")
 
 
 class PagePool:
@@ -133,7 +153,7 @@ class PagePool:
         self._check(sequence)
         self._extend({sequence: sequence.length + tokens})
         view = self._row_view(sequence.slot)
-        view.columns = sequence.length
+        view.columns, view.chunk = sequence.length, tokens
         self._decoding = None
         self.new_B[sequence.slot] = tokens
         sequence.length += tokens
@@ -224,3 +244,7 @@ def _rows(packed: PackedCache, rows: slice) -> PackedCache:
         key_norm_BHkvD=packed.key_norm_BHkvD[rows],
         block_table_BP=packed.block_table_BP[rows],
     )
+
+
+def _not_here(what: str) -> ConfigError:
+    return ConfigError(f"{what}: not on the rows of a page pool", fix="use the pool's join, fork and leave")

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from innerq_export import reference
-from innerq_export.errors import ConfigError
 from innerq_export.integrations import calls, torch_ops
 from innerq_export.integrations.cache import PackedCache, empty_packed_cache
 from innerq_export.integrations.hf_mask import Step
@@ -98,9 +97,7 @@ class PackedStore:
         return attention(self._library, self.cache, *tensors, scale)
 
     def select(self, index_B: Tensor) -> None:
-        """Copy rows; ConfigError for a page pool."""
-        if self.cache.block_table_BP is not None:
-            raise ConfigError("rows of a page pool cannot be selected", fix="use the pool's join, fork and leave")
+        """Copy rows."""
         names = ("window_B2HkvWD", "key_norm_BHkvD", "blocks")
         chosen = {name: getattr(self.cache, name).index_select(0, index_B) for name in names}
         if len(index_B) != len(self.cache.window_B2HkvWD):

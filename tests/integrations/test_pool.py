@@ -181,6 +181,21 @@ def test_mistakes_are_named(model):
             call(sequence)
 
 
+def test_calls_that_the_pool_does_not_know_of_are_refused(model):
+    pool = pool_for(model)
+    sequence = pool.join()
+    with pytest.raises(ConfigError, match=r"one call with no more tokens(.|\n)*generate\(\) does neither"):
+        model.generate(prompts(1, 9), past_key_values=pool.extend(sequence, 9), max_new_tokens=3, pad_token_id=258)
+    with pytest.raises(ConfigError, match="one call with 5 tokens"):
+        model(prompts(1, 4), past_key_values=pool.extend(sequence, 5))
+    with pytest.raises(ConfigError, match="one column"):
+        model(prompts(3, 2), past_key_values=pool.decode([sequence]))
+    view = pool.decode([sequence])
+    for call in (view.reset, lambda: view.crop(-1), lambda: view.reorder_cache(torch.tensor([0, 1, 2]))):
+        with pytest.raises(ConfigError, match="not on the rows of a page pool"):
+            call()
+
+
 def test_dropped_tokens_are_found(model, host_library):
     pool = pool_for(model, host_library)
     sequence = pool.join()
