@@ -40,7 +40,11 @@ class TorchCache:
         self.capacity, self._device = capacity, device
         self._library = library or library_for(device, dtype)
         sizes = (batch, shape.kv_heads, shape.head_dim, capacity)
-        self.layers = [empty_packed_cache(config, *sizes, dtype=dtype, device=device) for _ in range(shape.layers)]
+        self._flags = torch.zeros(1, dtype=torch.int32, device=device)
+        self.layers = [
+            dataclasses.replace(empty_packed_cache(config, *sizes, dtype=dtype, device=device), flags=self._flags)
+            for _ in range(shape.layers)
+        ]
         self.past_length_B, self.new_length_B = (torch.zeros(batch, dtype=torch.int32, device=device) for _ in range(2))
         self._workspaces: list[Tensor] = []
 
@@ -68,8 +72,8 @@ class TorchCache:
 
     @property
     def overflowed(self) -> bool:
-        """Whether some sequence had no room and was left as it was; waits for the device."""
-        return any(layer.flags.item() for layer in self.layers)
+        """Whether in some layer a sequence had no room and was left as it was; waits for the device."""
+        return bool(self._flags.item())
 
     def attend(self, layer: int, query_BHqSD: Tensor, key_BHkvSD: Tensor, value_BHkvSD: Tensor, scale: float) -> Tensor:
         """Append the new tokens to a layer, then return the attention [B, S, Hq, D] in the query's dtype."""

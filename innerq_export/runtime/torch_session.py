@@ -74,6 +74,7 @@ class TorchSession(Session):
         news_B = np.array([token is not None for token in tokens], np.int32)
         feeds = self._feeds(ids_B1, news_B)
         chosen = self._logits(feeds).argmax(-1).tolist()
+        self._check_room()
         self._length_B = self._length_B + feeds["new_length"]
         return chosen
 
@@ -83,7 +84,14 @@ class TorchSession(Session):
         return _Room(self)
 
     def _run(self, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
-        return self._logits(feeds).float().cpu().numpy()
+        logits_BV = self._logits(feeds).float().cpu().numpy()
+        self._check_room()
+        return logits_BV
+
+    def _check_room(self) -> None:
+        """The kernels drop tokens that do not fit rather than write elsewhere: never go on without them."""
+        if self._decoder.cache.overflowed:
+            raise UserError("the cache had no room for a token", expected="room made before each step", fix="report it")
 
     def _logits(self, feeds: Mapping[str, np.ndarray]) -> Tensor:
         """Run a step on every rank and return rank 0's logits [B, V] on the device."""

@@ -159,6 +159,17 @@ def test_the_cache_grows_and_keeps_what_it_held(session):
     assert session.length_B.tolist() == [0, 0, 0]
 
 
+def test_a_dropped_token_is_never_passed_over(tiny_engine, monkeypatch):
+    session = TorchSession(tiny_engine, TorchOptions(dtype="float16", device="cpu"), batch=1, threads=1)
+    monkeypatch.setattr(session, "_make_room", lambda longest: None)
+    if session._decoder.cache._library is None:
+        pytest.skip("the reference raises by itself")
+    session.prefill([[7] * 260])
+    with pytest.raises(UserError, match="no room"):
+        for _ in range(60):
+            session.decode_greedy([7])
+
+
 def test_two_ranks_are_one(tiny_engine, rows, expected):
     session = open_session(tiny_engine, "torch", batch=3, threads=1, torch_options=replace(FLOAT, tp=2))
     try:
