@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from innerq_export.engine.manifest import Manifest
 
 PROMPTS = (1, 31, 32, 33, 127, 128, 129, 160, 200)
 DECODE_STEPS = 300
@@ -12,7 +16,7 @@ DECODE_STEPS = 300
 class Case:
     """One run from an empty cache. `calls[i][b]`: new tokens of sequence b in call i; 0 means that it rests.
 
-    `free`: after the first call the tokens are the engine's own most likely ones, one a call, instead of the text's.
+    `free`: behind the prompt, from the first call of one token on, they are the engine's own most likely ones.
     """
 
     name: str
@@ -28,6 +32,10 @@ class Case:
     def totals(self) -> tuple[int, ...]:
         """Tokens of each sequence at the end."""
         return tuple(sum(call[b] for call in self.calls) for b in range(self.batch))
+
+    def is_free(self, index: int) -> bool:
+        """Whether the tokens of call `index` are the engine's own."""
+        return self.free and index > 0 and max(self.calls[index]) == 1
 
     def within(self, limit: int) -> Case | None:
         """Return the calls up to where a sequence would exceed `limit` tokens; None if not even the first fits."""
@@ -58,9 +66,10 @@ FAST = (
 LONG, CHUNK = 8704, 512
 
 
-def free_case(prompt: int, tokens: int) -> Case:
-    """Return a prompt from the text, and then `tokens` of the engine's own."""
-    return Case(f"prompt {prompt}, {tokens} tokens of its own", ((prompt,), *[(1,)] * tokens), free=True)
+def free_case(prompt: int, tokens: int, chunk: int = 0) -> Case:
+    """Return a prompt from the text, in chunks if `chunk` is given, and then `tokens` of the engine's own."""
+    chunks = ((chunk,),) * (prompt // chunk) if chunk else ((prompt,),)
+    return Case(f"prompt {prompt}, {tokens} tokens of its own", (*chunks, *[(1,)] * tokens), free=True)
 
 
 FAST = (*FAST, free_case(110, 60))
@@ -72,8 +81,9 @@ FULL = (
     prompts_case(1000, decode=1000),
     Case(f"{LONG} tokens of text in chunks of {CHUNK}", ((CHUNK,),) * (LONG // CHUNK)),
     free_case(1000, 1000),
+    free_case(LONG - CHUNK, 64, CHUNK),
 )
-"""FAST, every prompt followed by 300 decode steps, every ragged pair, 2,000 tokens one by one, and long contexts."""
+"""FAST, every prompt before 300 decode steps, every ragged pair, 2,000 tokens one by one, long texts, free runs."""
 
 LARGE_FAST = (
     prompts_case(1, decode=1),
@@ -90,6 +100,12 @@ LARGE_FULL = (
 )
 """For models whose one step takes seconds in fp32 PyTorch: every boundary once."""
 LARGE_BYTES = 600 << 20
+"""Of an engine folder with all its files."""
+
+
+def is_large(manifest: Manifest) -> bool:
+    """Whether an engine folder is so large that parity leaves weights in their files and runs the smaller sets."""
+    return sum(entry.bytes for entry in manifest.files.values()) > LARGE_BYTES
 
 
 def cases_for(extent: str, weight_bytes: int) -> tuple[Case, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from innerq_export.artifacts import Checkpoint
 from innerq_export.errors import UserError
-from innerq_export.parity.cases import Case, cases_for
+from innerq_export.parity.cases import Case, cases_for, is_large
 from innerq_export.parity.report import NOT_RUN, Finding, ParityReport, RungResult, versions_here
 from innerq_export.parity.tolerances import model_floor_db
 from innerq_export.progress import Progress, Silent, Step
@@ -85,7 +85,6 @@ def look_closely(
 ) -> Checked:
     """Do what `check_engine` does, and keep the logits of every call and the call that failed."""
     from innerq_export.engine.folder import read_manifest
-    from innerq_export.parity.runners.onnxruntime import OnnxRuntimeRunner
     from innerq_export.parity.threads import torch_threads
 
     started = time.monotonic()
@@ -97,7 +96,7 @@ def look_closely(
     threads = 1 if size < _SMALL_BYTES else 0
     with (progress or Silent()).stage("parity") as step, torch_threads(threads):
         step.advance(0.0, "the ops alone")
-        with OnnxRuntimeRunner(folder, manifest.model.layers, threads, shipped=size < _SMALL_BYTES) as runner:
+        with _runner(folder, manifest, threads) as runner:
             outcomes = _check_ops(folder, manifest, extent, only)
             below = [outcome.result for outcome in outcomes]
             finding = next((outcome.finding for outcome in outcomes if outcome.finding), None)
@@ -108,6 +107,15 @@ def look_closely(
             checked.report = checked.report.replace(rungs=tuple(below))
     checked.report = checked.report.replace(seconds=round(time.monotonic() - started, 2))
     return checked
+
+
+def _runner(folder: Path, manifest: Manifest, threads: int) -> EngineRunner:
+    """Return the runner of an engine folder, as its size allows."""
+    from innerq_export.parity.runners.onnxruntime import OnnxRuntimeRunner
+
+    size = sum(entry.bytes for entry in manifest.files.values())
+    layers, small = manifest.model.layers, size < _SMALL_BYTES
+    return OnnxRuntimeRunner(folder, layers, threads, shipped=small, in_place=is_large(manifest))
 
 
 def check_runner(

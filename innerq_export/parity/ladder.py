@@ -13,7 +13,7 @@ from innerq_export.artifacts import Checkpoint, ModelShape
 from innerq_export.engine.manifest import Manifest
 from innerq_export.parity.accuracy import Tally
 from innerq_export.parity.call import Call
-from innerq_export.parity.cases import Case
+from innerq_export.parity.cases import Case, is_large
 from innerq_export.parity.onnx_source import OnnxSource
 from innerq_export.parity.report import FAILED, NOT_RUN, PASSED, REPORTED, Finding, RungResult
 from innerq_export.parity.rungs import (
@@ -28,6 +28,7 @@ from innerq_export.parity.rungs import (
     UnquantisedRung,
 )
 from innerq_export.parity.runners.base import EngineRunner
+from innerq_export.parity.streamed_model import StreamedTorchModel
 from innerq_export.parity.torch_model import TorchModel
 from innerq_export.reference import Cache, empty_cache
 from innerq_export.spec import CacheConfig, blocks_of
@@ -62,7 +63,7 @@ def open_ladder(
     `streams_BT` hold one token more than any case takes: the last is only ever the one that follows.
     """
     dtype, shape = manifest.dtype, manifest.model
-    model = TorchModel(source.folder, dtype, source.key_norm) if isinstance(source, Checkpoint) else None
+    model = _torch_model(source, manifest) if isinstance(source, Checkpoint) else None
     plain = OnnxSource(source) if isinstance(source, Path) else model
     logits_BTV = torch.stack([plain.unquantised(ids[:-1]) for ids in streams_BT]) if plain else None
     rungs: tuple[Rung, ...] = (
@@ -111,7 +112,7 @@ class Ladder:
             ids_BS = _rows(streams_BT, past_B, new_B) if chosen_B1 is None else chosen_B1
             seen = self.runner.call(ids_BS, new_B)
             call = Call(case.name, index, ids_BS, past_B, new_B, seen, caches, self.model, chosen_B1 is None)
-            if case.free:
+            if index + 1 < len(case.calls) and case.is_free(index + 1):
                 chosen_B1 = seen.logits_BV.argmax(-1, keepdim=True)
             if not self._check(call):
                 self.failed_call = call
@@ -167,6 +168,12 @@ class Ladder:
         blocks = max(1, *(blocks_of(self.config, total) for total in case.totals))
         sizes = (case.batch, self.shape.kv_heads, self.shape.head_dim, blocks)
         return empty_cache(self.config, *sizes, dtype=getattr(torch, self.dtype))
+
+
+def _torch_model(source: Checkpoint, manifest: Manifest) -> TorchModel:
+    if is_large(manifest):
+        return StreamedTorchModel(source, manifest.dtype)
+    return TorchModel(source.folder, manifest.dtype, source.key_norm)
 
 
 def _rows(streams_BT: Tensor, past_B: Tensor, new_B: Tensor) -> Tensor:

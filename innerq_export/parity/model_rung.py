@@ -27,7 +27,7 @@ NAME = "model"
 CASES = (
     prompts_case(40, 161, decode=1),
     Case("chunked and ragged", ((50, 7), (0, 121), (64, 1), (1, 0), (33, 32), (1, 1))),
-    free_case(150, 12),
+    free_case(158, 4),
 )
 BATCH, TOKENS = 2, 200
 """What the cases take of the text."""

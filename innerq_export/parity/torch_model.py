@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AttentionInterface
 
 from innerq_export.artifacts import KeyNorm
 from innerq_export.parity.folded import Attention, folded
 
-_NAME = "innerq_parity"
+NAME = "innerq_parity"
 _KEYWORD = "innerq_attention"
 
 
@@ -24,12 +25,11 @@ class TorchModel:
     """
 
     def __init__(self, folder: Path, dtype: str, key_norm: KeyNorm | None = None):
-        from transformers import AttentionInterface, AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM
 
-        AttentionInterface.register(_NAME, _attention)
         with _no_progress_bar():
             model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=getattr(torch, dtype), attn_implementation=_NAME, local_files_only=True
+                folder, dtype=getattr(torch, dtype), attn_implementation=NAME, local_files_only=True
             )
         self._model, self._key_norm = model.float().eval(), key_norm
 
@@ -68,3 +68,6 @@ def _no_progress_bar() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+AttentionInterface.register(NAME, _attention)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from innerq_export.parity.cases import FAST, FULL, Case, prompts_case
+from innerq_export.parity.cases import FAST, FULL, Case, free_case, prompts_case
 
 PROMISED = {1, 31, 32, 33, 127, 128, 129, 160, 200}
 
@@ -30,3 +30,11 @@ def test_cases_end_where_the_context_ends() -> None:
 
 def test_a_sequence_may_rest() -> None:
     assert Case("rest", ((3, 0), (0, 5))).totals == (3, 5)
+
+
+def test_a_free_run_begins_behind_its_prompt_even_in_chunks() -> None:
+    case = free_case(8, 2, chunk=4)
+    assert case.calls == ((4,), (4,), (1,), (1,))
+    assert [case.is_free(index) for index in range(4)] == [False, False, True, True]
+    assert not any(prompts_case(3, decode=2).is_free(index) for index in range(3))
+    assert any(case.free and case.totals[0] > 8192 for case in FULL), "8K and more, free as well as on the text"

@@ -8,13 +8,10 @@ from innerq_export.spec.ops import OpCase
 
 OP_CASES = 8
 """How many calls `op_cases` makes of one seed."""
-_FEW_HEADS = 8
 
 
 def op_cases(config: CacheConfig, shape: ModelShape, dtype: str, seed: int = 0) -> tuple[OpCase, ...]:
-    """Return calls of this geometry; one KV head's group of query heads, twice, where the model has more than 8."""
-    group = shape.heads // shape.kv_heads
-    kv_heads = shape.kv_heads if shape.heads <= _FEW_HEADS else min(2, shape.kv_heads)
+    """Return calls of the model's own geometry: the function bodies of a model.onnx know no other."""
     due = config.sink + config.recent + GROUP_SIZE
     calls = (
         ((0, 0), (1, due + 1)),
@@ -28,6 +25,6 @@ def op_cases(config: CacheConfig, shape: ModelShape, dtype: str, seed: int = 0) 
     )
     capacity = 3 * due // GROUP_SIZE + 8
     return tuple(
-        OpCase(past, new, group * kv_heads, kv_heads, shape.head_dim, capacity, dtype, 100 * seed + index)
+        OpCase(past, new, shape.heads, shape.kv_heads, shape.head_dim, capacity, dtype, 100 * seed + index)
         for index, (past, new) in enumerate(calls)
     )

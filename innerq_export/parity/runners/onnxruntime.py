@@ -18,12 +18,12 @@ class OnnxRuntimeRunner(EngineRunner):
     """Runs an engine folder, ready or not, in ONNX Runtime. Activation raises what opening a session raises.
 
     `shipped`: run every call again in a session without probes, since extra outputs may change what ONNX Runtime
-    fuses; takes the memory of a second model.
+    fuses; takes the memory of a second model. `in_place`: read weights where they are mapped (see `open_model`).
     """
 
-    def __init__(self, folder: Path, layers: int, threads: int = 0, *, shipped: bool = True):
+    def __init__(self, folder: Path, layers: int, threads: int = 0, *, shipped: bool = True, in_place: bool = False):
         super().__init__(name="onnxruntime")
-        self._folder, self._threads, self._shipped = folder, threads, shipped
+        self._folder, self._threads, self._shipped, self._in_place = folder, threads, shipped, in_place
         self._probes = find_probes(folder / "model.onnx", layers)
 
     def activate_impl(self) -> None:
@@ -55,7 +55,9 @@ class OnnxRuntimeRunner(EngineRunner):
         return Seen(torch.from_numpy(logits_BV), layers, shipped)
 
     def _opened(self, extra: list[str]) -> OnnxRuntimeSession:
-        return OnnxRuntimeSession(self._folder, allow_unready=True, threads=self._threads, extra_outputs=extra)
+        return OnnxRuntimeSession(
+            self._folder, allow_unready=True, threads=self._threads, extra_outputs=extra, in_place=self._in_place
+        )
 
     def _layer(self, index: int, probe: LayerProbe) -> LayerSeen:
         extra = self._session.extra
