@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from innerq_export.checkpoint import open_checkpoint
 from innerq_export.engine import BuildOptions, load_engine, read_manifest
 from innerq_export.engine.stage_record import unfinished
 from innerq_export.errors import ConfigError, UserError
@@ -147,12 +148,17 @@ def test_another_version_of_ours_makes_everything(model, engine, monkeypatch):
     assert made(model, engine, overwrite=True) == OF_THE_MODEL
 
 
-@pytest.mark.parametrize("where", [-1, -100_000], ids=["last byte", "in the middle of a tensor"])
-def test_a_byte_of_the_weights_makes_everything_but_the_trace(model, engine, where):
-    def flip(weights):
-        return weights[:where] + bytes([weights[where] ^ 1]) + weights[where:][1:]
+@pytest.mark.parametrize("byte", [0, 20_000], ids=["the first", "one that the digest does not sample"])
+def test_a_byte_of_the_weights_makes_everything_but_the_trace(model, tiny_checkpoint, engine, byte):
+    tensor = tiny_checkpoint.tensors["model.embed_tokens.weight"]
+    where = tensor.offset + byte
 
+    def flip(weights):
+        return weights[:where] + bytes([weights[where] ^ 1]) + weights[where + 1 :]
+
+    digest = open_checkpoint(str(model)).digest
     with changed(model / "model.safetensors", flip):
+        assert (open_checkpoint(str(model)).digest == digest) is (byte > 0)
         assert made(model, engine, overwrite=True) == STAGES
 
 
