@@ -21,7 +21,7 @@ _ABLATIONS = ("sink", "recent", "key-norm", "modes", "scales", "parts")
 def fidelity_figures(report: Mapping[str, Any], folder: Path) -> list[Path]:
     """Write the figures that an eval report (Report.to_dict) has data for, light and dark; return their paths."""
     rows = [row for row in report["rows"] if row["name"] != "fp16" and row["kl_mean"]["mean"] > 0]
-    where = f"{report['model']['source']}, {report['settings']['tokens']} tokens"
+    where = f"{Path(report['model']['source']).name}, {report['settings']['tokens']} tokens"
     paths = save_both(folder, "fidelity", lambda axes, theme: _bits(axes, theme, rows, where))
     ablated = [row for row in rows if row["group"] in _ABLATIONS]
     if ablated:
@@ -58,6 +58,7 @@ def _bits(axes: Axes, theme: Theme, rows: Rows, where: str) -> None:
     axes.set_xlabel("bits per quantised value, scales and zeros included")
     axes.set_ylabel("mean KL to the fp16 cache, nats")
     axes.set_title(f"Fidelity against bits ({where})")
+    _tall(axes, 5.6)
     axes.legend(fontsize=8)
 
 
@@ -65,11 +66,11 @@ def _points(axes: Axes, rows: Rows, paint: str, label: str, *, named: bool) -> N
     bits, kl = [row["bits"] for row in rows], [row["kl_mean"]["mean"] for row in rows]
     spread = [min(row["kl_mean"]["sd"], 0.95 * row["kl_mean"]["mean"]) for row in rows]
     axes.errorbar(bits, kl, spread, fmt="o" if named else ".", color=paint, label=label, capsize=2, lw=1)
-    below = named and rows[0]["group"] == "baselines"
+    left = named and rows[0]["group"] == "presets"
+    side: dict[str, Any] = {"xytext": (-6 if left else 6, -2), "ha": "right" if left else "left"}
     for row in rows if named else ():
         place = (row["bits"], row["kl_mean"]["mean"])
-        offset = (5, -9 if below else 3)
-        axes.annotate(row["name"], place, xytext=offset, textcoords="offset points", fontsize=7, color=paint)
+        axes.annotate(row["name"], place, textcoords="offset points", fontsize=7, color=paint, **side)
 
 
 def _ablation(axes: Axes, theme: Theme, rows: Rows, where: str) -> None:
@@ -107,7 +108,7 @@ def _layers(axes: Axes, theme: Theme, table: Sequence[Mapping[str, Any]], where:
     axes.set_xlabel("layer, quantised alone")
     axes.set_ylabel("mean KL, nats")
     axes.set_title(f"What each layer feels ({where})")
-    axes.legend(ncol=2, fontsize=8)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
 
 
 def _recall(axes: Axes, theme: Theme, rows: Rows, where: str) -> None:
