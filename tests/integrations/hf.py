@@ -7,7 +7,10 @@ import torch
 from innerq_export.reference import append, attend, empty_cache
 from innerq_export.spec import preset
 
-FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "phi3")
+FAMILIES = (
+    *("llama", "mistral", "qwen2", "qwen3", "smollm3", "phi3", "gemma", "granite", "olmo", "olmo2", "cohere"),
+    *("starcoder2", "glm", "glm4", "seed_oss", "arcee", "mixtral"),
+)
 GREEDY = {"do_sample": False, "pad_token_id": 258, "eos_token_id": None}
 
 
