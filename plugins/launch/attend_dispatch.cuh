@@ -16,10 +16,10 @@ bool serves(const FixedCodes<kBits, kKind> &, int bits, int mode) {
     return bits == kBits && zero_kind(mode) == kKind;
 }
 
-// Warps of a CTA: as many as shared memory holds, a power of two; 0 if not even one.
+// Warps of a CTA: as many as shared memory holds, a multiple of four where it can be; 0 if not even one.
 inline int choose_warps(const SharedPlan &plan, int shared_bytes) {
     int warps = kMaxWarps;
-    while (warps > 0 && plan.bytes(warps) > shared_bytes) warps /= 2;
+    while (warps > 0 && plan.bytes(warps) > shared_bytes) warps -= warps > 4 ? 4 : 1;
     return warps;
 }
 
@@ -36,12 +36,12 @@ inline innerq_status cuda_failure(const char *what, cudaError_t error) {
     return fail(INNERQ_CUDA_ERROR, "attend: %s: %s", what, cudaGetErrorString(error));
 }
 
-template <int kHeadDim, class KeyCodes, class ValueCodes>
-innerq_status launch(const AttendChoice &choice, const KeyCodes &keys, const ValueCodes &values) {
-    const auto kernel = attend_kernel<kHeadDim, KeyCodes, ValueCodes>;
+template <int kHeadDim, int kShare, class KeyCodes, class ValueCodes>
+innerq_status launch_shared(const AttendChoice &choice, const KeyCodes &keys, const ValueCodes &values) {
+    const auto kernel = attend_kernel<kHeadDim, kShare, KeyCodes, ValueCodes>;
     const int record_bytes = choice.task.params.cache.record_bytes;
     constexpr int kTiles = kHeadDim / 32;
-    const SharedPlan plan{Slot8<kTiles>::kBytes, kStepRecords<kTiles, KeyCodes, ValueCodes> * record_bytes};
+    const SharedPlan plan{Slot8<kTiles>::kBytes, stage_bytes<kTiles, KeyCodes, ValueCodes>(record_bytes)};
     const int warps = choose_warps(plan, choice.card.shared_bytes), shared_bytes = plan.bytes(warps);
     if (warps == 0)
         return fail(INNERQ_UNSUPPORTED, "attend: records of %d bytes need %d bytes of shared memory, this card has %d",
@@ -62,9 +62,20 @@ innerq_status launch(const AttendChoice &choice, const KeyCodes &keys, const Val
     config.stream = static_cast<cudaStream_t>(choice.stream);
     config.attrs = &overlap;
     config.numAttrs = dependent && choice.card.major >= 9;
-    const Launch<KeyCodes, ValueCodes> launch = {choice.task, keys, values};
+    Launch<KeyCodes, ValueCodes> launch = {choice.task, keys, values};
+    launch.task.by_warps = Divisor(warps), launch.task.by_grid = Divisor(config.gridDim.x);
     error = cudaLaunchKernelEx(&config, kernel, launch);
     return error == cudaSuccess ? INNERQ_OK : cuda_failure("launch", error);
+}
+
+// Where a head's query rows fill half the columns of a product, two records share it.
+template <int kHeadDim, class KeyCodes, class ValueCodes>
+innerq_status launch(const AttendChoice &choice, const KeyCodes &keys, const ValueCodes &values) {
+    if constexpr (kStepRecords<kHeadDim / 32, KeyCodes, ValueCodes> == 2) {
+        if (choice.task.group * choice.task.params.tokens <= kRows / 2)
+            return launch_shared<kHeadDim, 2>(choice, keys, values);
+    }
+    return launch_shared<kHeadDim, 1>(choice, keys, values);
 }
 
 template <int kHeadDim, class KeyCodes, class ValueCodes>

@@ -18,6 +18,13 @@ inline constexpr int kMaxWarps = 8;
 template <int kTiles, class KeyCodes, class ValueCodes>
 inline constexpr int kStepRecords = kTiles <= 4 && KeyCodes::fixed && ValueCodes::fixed ? 2 : 1;
 
+// A stage holds the records of a step, or the keys or values of a window chunk.
+template <int kTiles, class KeyCodes, class ValueCodes>
+INNERQ_HD constexpr int stage_bytes(int record_bytes) {
+    const int records = kStepRecords<kTiles, KeyCodes, ValueCodes> * record_bytes, rows = kWindowTokens * 64 * kTiles;
+    return records > rows ? records : rows;
+}
+
 // Launch parameters, by value. KeyCodes and ValueCodes: FixedCodes or AnyCodes.
 template <class KeyCodes, class ValueCodes>
 struct Launch {
@@ -30,10 +37,11 @@ struct Launch {
 struct SharedPlan {
     int head_bytes, stage_bytes;
     INNERQ_HD constexpr int barriers() const { return 0; }
-    INNERQ_HD constexpr int arrival() const { return kMaxWarps * kStages * 8; }
-    INNERQ_HD constexpr int segments() const { return (arrival() + static_cast<int>(sizeof(Arrival)) + 15) / 16 * 16; }
+    INNERQ_HD constexpr int arrivals() const { return kMaxWarps * kStages * 8; }
+    INNERQ_HD constexpr int segments() const { return arrivals() + 2 * static_cast<int>(sizeof(Arrival)); }
     INNERQ_HD constexpr int weights() const { return segments() + 2 * kMaxWarps * static_cast<int>(sizeof(Segment)); }
-    INNERQ_HD constexpr int heads() const { return weights() + 2 * kMaxWarps * kRows * 8; }
+    // At a whole line of 128 bytes, and with it the rings: bulk copies to elsewhere take a sixth longer.
+    INNERQ_HD constexpr int heads() const { return (weights() + 2 * kMaxWarps * kRows * 8 + 127) / 128 * 128; }
     // Slot 2w: warp w's head partial. Slot 2w + 1: its ring, and its tail partial once the ring is done with.
     INNERQ_HD constexpr int slot(int warps, int slot) const {
         const int warp = slot / 2;
@@ -42,137 +50,169 @@ struct SharedPlan {
     INNERQ_HD constexpr int bytes(int warps) const { return slot(warps, 2 * warps + 1); }
 };
 
-// Loads this lane's query row (g) of a segment. Rows that do not exist repeat the last one; their results go nowhere.
-template <int kTiles>
+// Loads this lane's query row (column g of a product) of a segment. Rows that do not exist repeat the last one; their results go nowhere.
+template <int kShare, int kTiles>
 __device__ __forceinline__ void load_query(const Task &task, const Segment &segment, bool with_lambda, int lane,
                                            RawQuery<kTiles> &raw) {
     const AttendParams &p = task.params;
-    const int index = min(segment.row_chunk * kRows + (lane >> 2), task.group * segment.fresh - 1);
+    const int column = (lane >> 2) % (kRows / kShare);
+    const int index = min(segment.row_chunk * kRows + column, task.group * segment.fresh - 1);
     const int token = task.by_group.divide(index), head = segment.head * task.group + index - token * task.group;
     const uint16_t *lambda =
         with_lambda && p.cache.learns_lambda ? lambda_row(p.cache, segment.batch, segment.head) : nullptr;
     raw.load(token_row(p.query, segment.batch, head, token), lambda, lane & 3);
 }
 
-// This warp's part of units [from, to) of a segment, which a team shares. Memory is far: all that is needed first is
-// asked for first.
-template <int kTiles, class KeyCodes, class ValueCodes>
+// This warp's part of units [from, to) of a segment, which a team shares: window chunks first, then records. Memory is
+// far: all that is needed first is asked for first.
+template <int kShare, int kTiles, class KeyCodes, class ValueCodes>
 __device__ __forceinline__ void attend_piece(const Launch<KeyCodes, ValueCodes> &launch, const RecordLayout &layout,
                                              const SegmentWalk &walk, int from, int to, const Team &team, Ring &ring,
                                              int lane, Softmax<kTiles> &state) {
     const Task &task = launch.task;
-    const bool bf16 = task.params.cache.bf16;
     const Sequence &sequence = walk.sequence;
     const Segment &segment = walk.segment;
     if (segment.fresh == 0) return state.clear();
     const int begin = sequence.blocks_before(from), end = sequence.blocks_before(to);
     const int first_chunk = sequence.chunks_before(from), last_chunk = sequence.chunks_before(to);
     RawQuery<kTiles> raw;
-    load_query(task, segment, begin < end, lane, raw);
+    load_query<kShare>(task, segment, begin < end, lane, raw);
 
     constexpr int per_step = kStepRecords<kTiles, KeyCodes, ValueCodes>;
     const Team::Steps steps = team.steps<per_step>(last_chunk - first_chunk);
-    const auto block_of = [&](int i) { return begin + per_step * steps.step(i); };
-    RecordSource source(task, segment, lane);
-    int fetched = 0;
-    const auto fetch = [&] {
-        const int block = block_of(fetched++);
-        if (__builtin_expect(block + per_step <= end && source.enter(block, per_step), 1))
+    RecordSource source(task, segment, end, lane);
+    int asked_steps = 0, ahead[kStages];  // first blocks of the steps asked for
+    const auto ask_records = [&] {
+        const int block = begin + per_step * steps.step(asked_steps++);
+#pragma unroll
+        for (int s = 1; s < kStages; ++s) ahead[s - 1] = ahead[s];
+        ahead[kStages - 1] = block;
+        if (__builtin_expect(source.has(block, per_step), 1))
+            ring.fill<per_step>(source, block);
+        else if (source.enter(block, per_step))
             ring.fill<per_step>(source, block);
         else
             ring.fill_some(source, block, clamp_int(end - block, 0, per_step));
     };
-    // Copies for the ring fill the memory's queue for microseconds: what is read directly goes ahead of them.
     const Window window(task, sequence, segment);
+    int asked_chunk = first_chunk + team.member;
+    Part asked_part = kKeys;
+    const auto ask = [&] {
+        if (asked_chunk >= last_chunk) return ask_records();
+        const int first = asked_chunk * kWindowTokens;
+        ring.fill_rows(min(kWindowTokens, window.last + 1 - first), 64 * kTiles,
+                       [&](int i) { return window.rows(asked_part, first + i); });
+        if (asked_part == kValues) asked_chunk += team.size;
+        asked_part = asked_part == kKeys ? kValues : kKeys;
+    };
+#pragma unroll 1
+    for (int s = 0; s < kStages; ++s) ask();
+
     const float log2_scale = task.params.scale * 1.4426950408889634f;
-    Query<kTiles, KeyCodes> query;
-    int block = block_of(0), chunk = first_chunk + team.member;
-    bool started = false;
+    Query<kTiles, KeyCodes, kShare> query;
+    if (task.params.cache.bf16) raw.convert();
+    if (begin < end) query.make(launch.keys, raw, log2_scale, lane);
     state.clear();
+    int first = (first_chunk + team.member) * kWindowTokens;
+    Part part = kKeys;
+    uint32_t weights[2];
 #pragma unroll 1
-    do {  // at most once more than there are chunks
-        const bool more = chunk < last_chunk;
-        WindowChunk<kTiles> tokens;
-        if (more) tokens.load(window, chunk * kWindowTokens, lane);
-        if (!started) {
-            started = true;
-#pragma unroll 1
-            for (int s = 0; s < kStages; ++s) fetch();
-            if (bf16) raw.convert();
-            if (block < end) query.make(launch.keys, raw, log2_scale, lane);
+    while (first < last_chunk * kWindowTokens) {
+        const char *stage = ring.wait();
+        if (part == kKeys) {
+            window_weights<kShare>(window, stage, raw, first, log2_scale, lane, state, weights);
+            part = kValues;
+        } else {
+            add_window(launch.values, window, stage, first, weights, lane, state);
+            part = kKeys;
+            first += team.size * kWindowTokens;
         }
-        if (!more) break;
-        if (bf16) tokens.convert();
-        attend_window<kTiles>(launch.values, task, window, segment, tokens, raw, chunk * kWindowTokens, log2_scale,
-                              lane, state);
-        chunk += team.size;
-    } while (chunk < last_chunk);
+        __syncwarp();
+        ask();
+    }
 
     const int last_tokens = sequence.last_tokens();
     const int whole_end = min(end, sequence.blocks - (last_tokens < kGroup));
 #pragma unroll 1
-    for (int i = 0; block < end; block = block_of(++i)) {
+    while (ahead[0] < end) {
+        const int block = ahead[0];
         const char *stage = ring.wait();
         if (per_step == 2 && block + 2 <= whole_end && ring.complete()) {
-            attend_records<per_step>(launch.keys, launch.values, query, stage, layout, kGroup, lane, state);
+            attend_records<per_step, kShare>(launch.keys, launch.values, query, stage, layout, kGroup, lane, state);
         } else {
             const int missing = ring.missing();
 #pragma unroll 1
             for (int r = 0; r < min(per_step, end - block); ++r)
                 if (!((missing >> r) & 1))
-                    attend_records<1>(launch.keys, launch.values, query, stage + r * layout.bytes, layout,
-                                      block + r < whole_end ? kGroup : last_tokens, lane, state);
+                    attend_records<1, kShare>(launch.keys, launch.values, query, stage + r * layout.bytes, layout,
+                                              block + r < whole_end ? kGroup : last_tokens, lane, state);
         }
         __syncwarp();
-        fetch();
+        ask_records();
     }
+    if (kShare == 2) state.fold();
+}
+
+// Whether a CTA with units [begin, end) sees but part of a segment: `which` of its two partials, or -1.
+__device__ __forceinline__ int partial_of(const Segment &segment, int begin, int end) {
+    if (segment.start < begin) return 0;
+    return segment.start + segment.units > end ? 1 : -1;
 }
 
 // Adds up what the warps of this CTA left in shared memory, run by run of the same segment, and hands on.
-template <int kTiles>
+template <int kShare, int kTiles>
 __device__ __forceinline__ void merge_warps(const Output &output, const Cuts &cuts, char *shared,
                                             const SharedPlan &plan, int warps) {
-    constexpr int kQuads = 8 * kTiles;
-    const Task &task = output.task;
-    const Partials<kTiles> partials{task.partials};
+    constexpr int kQuads = 8 * kTiles, kItems = kRows / kShare * kQuads;
+    const Partials<kTiles> partials{output.task.partials};
     const float2 *weights = reinterpret_cast<const float2 *>(shared + plan.weights());
-    Arrival *arrival = reinterpret_cast<Arrival *>(shared + plan.arrival());
+    Arrival *arrivals = reinterpret_cast<Arrival *>(shared + plan.arrivals());
     const int part = blockIdx.x, begin = cuts.cut(part), end = cuts.cut(part + 1);
-    Runs runs(reinterpret_cast<const Segment *>(shared + plan.segments()), 2 * warps, threadIdx.x % 32);
-    for (Run run; runs.next(run);) {
-        const Segment &segment = run.segment;
-        const int which = segment.start >= begin;
-        const bool whole = which && segment.start + segment.units <= end;
+    const Runs runs(reinterpret_cast<const Segment *>(shared + plan.segments()), 2 * warps, threadIdx.x % 32);
 #pragma unroll 1
-        for (int v = threadIdx.x; v < kRows * kQuads; v += blockDim.x) {
-            const int n = v / kQuads, quad = v % kQuads;
-            bool seen;
-            uint16_t *row = output.row(segment, n, seen);
-            if (row == nullptr) continue;
-            unsigned left = run.members;
-            Sum4 total;
-            total.add_all<8>(__popc(left), [&](int, float4 &x, float2 &weight) {
-                const int slot = __ffs(left) - 1;
-                left &= left - 1;
-                x = *reinterpret_cast<const float4 *>(shared + plan.slot(warps, slot) +
-                                                      4 * (n * Slot8<kTiles>::kStride + 4 * quad));
-                weight = weights[slot * kRows + n];
-            });
-            if (whole) {
-                output.store4(row, 4 * quad, total.out, total.sum, seen);
-            } else {
-                reinterpret_cast<float4 *>(partials.out(part, which))[v] = total.out;
-                if (quad == 0) partials.weights(part, which)[n] = {total.maximum, total.sum};
-            }
+    for (int v = threadIdx.x; v < runs.count() * kItems; v += blockDim.x) {
+        const unsigned members = runs.members(v / kItems);
+        const int n = v % kItems / kQuads, quad = v % kQuads;
+        Sum4 total;
+        total.add_all<kMaxWarps>([&](int warp, float4 &x, float2 &weight) {
+            const int either = members >> (2 * warp) & 3;  // a warp's head and tail are of different segments
+            if (either == 0) return;
+            const int slot = 2 * warp + (either >> 1);
+            x = *reinterpret_cast<const float4 *>(shared + plan.slot(warps, slot) +
+                                                  4 * (n * Slot8<kTiles>::kStride + 4 * quad));
+            weight = weights[slot * kRows + n];
+        });
+        const Segment &segment = runs.segment(members);
+        const int which = partial_of(segment, begin, end);
+        if (which < 0) {
+            output.store4(segment, n, 4 * quad, total.out, total.sum);
+        } else {
+            reinterpret_cast<float4 *>(partials.out(part, which))[n * kQuads + quad] = total.out;
+            if (quad == 0) partials.weights(part, which)[n] = {total.maximum, total.sum};
         }
-        if (whole) continue;
-        const int64_t line = static_cast<int64_t>(segment.batch) * task.lines.divisor + segment.head * task.row_chunks;
-        if (arrive(task.arrivals + line + segment.row_chunk, segment, cuts, arrival))
-            merge_parts<kTiles>(output, segment, partials, arrival->first, arrival->last);
     }
+    // Only the first and the last run can be part of a segment; threads 0 and 1 see to them.
+    bool arrives = false;
+    if (threadIdx.x < 2) {
+        const int run = threadIdx.x * (runs.count() - 1);
+        if (run >= static_cast<int>(threadIdx.x)) {
+            const Segment &segment = runs.segment(runs.members(run));
+            arrives = partial_of(segment, begin, end) >= 0;
+            arrivals[threadIdx.x].segment = segment;
+        }
+        arrivals[threadIdx.x].is_last = 0;
+    }
+    __syncthreads();
+    if (arrives) arrive(output.task, cuts, arrivals[threadIdx.x]);
+    __syncthreads();
+#pragma unroll 1
+    for (int v = threadIdx.x; v < 2 * kItems; v += blockDim.x)
+        if (arrivals[v / kItems].is_last)
+            merge_parts<kTiles>(output, arrivals[v / kItems], partials, v % kItems / kQuads, v % kQuads);
 }
 
-template <int kHeadDim, class KeyCodes, class ValueCodes>
+// kShare: records that share the columns of a product, which then have room for 8 / kShare query rows.
+template <int kHeadDim, int kShare, class KeyCodes, class ValueCodes>
 __global__ void __launch_bounds__(32 * kMaxWarps, 1)
     attend_kernel(const __grid_constant__ Launch<KeyCodes, ValueCodes> launch) {
     constexpr int kTiles = kHeadDim / 32;
@@ -183,7 +223,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps, 1)
     const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0);  // in a uniform register
     const RecordLayout layout = record_layout(kHeadDim, launch.keys.bits(), launch.keys.zero() != kNoZero,
                                               launch.values.bits(), launch.values.zero() != kNoZero);
-    const SharedPlan plan{Slot8<kTiles>::kBytes, kStepRecords<kTiles, KeyCodes, ValueCodes> * layout.bytes};
+    const SharedPlan plan{Slot8<kTiles>::kBytes, stage_bytes<kTiles, KeyCodes, ValueCodes>(layout.bytes)};
     Ring ring(shared + plan.slot(warps, 2 * warp + 1),
               reinterpret_cast<uint64_t *>(shared + plan.barriers()) + kStages * warp, plan.stage_bytes, layout.bytes,
               task.row_chunks == 1, lane);
@@ -196,10 +236,11 @@ __global__ void __launch_bounds__(32 * kMaxWarps, 1)
     const Census census(task.params, lane);
     const int total = census.units * static_cast<int>(task.lines.divisor);
     const int part_count = useful_parts(total, gridDim.x);
-    const Cuts parts(total, part_count);
+    const bool all = part_count == static_cast<int>(task.by_grid.divisor);
+    const Cuts parts = all ? Cuts(total, task.by_grid) : Cuts(total, part_count);
     if (static_cast<int>(blockIdx.x) >= part_count) return;
     const int begin = parts.cut(blockIdx.x);
-    const Shares shares{begin, parts.cut(blockIdx.x + 1) - begin, __ffs(warps) - 1};
+    const Shares shares(task, begin, parts.cut(blockIdx.x + 1));
     const Output output{task, power_of_two(unit_exponent(launch.values.bits()))};
     int unit = shares.cut(warp);
     const int end = shares.cut(warp + 1);
@@ -218,14 +259,14 @@ __global__ void __launch_bounds__(32 * kMaxWarps, 1)
                 team_to = shares.cut(32 - __clz(members)) - segment.start;
             }
             Softmax<kTiles> state;
-            attend_piece<kTiles>(launch, layout, walk, team_from, team_to, team, ring, lane, state);
+            attend_piece<kShare>(launch, layout, walk, team_from, team_to, team, ring, lane, state);
             const bool ends = to == segment.units;
             if (ends && from == 0) {
                 write_output(output, segment, state, lane);
             } else {
                 const int slot = 2 * warp + !ends;
-                write_slot(reinterpret_cast<float *>(shared + plan.slot(warps, slot)),
-                           reinterpret_cast<float2 *>(shared + plan.weights()) + slot * kRows, state, lane);
+                write_slot<kShare>(reinterpret_cast<float *>(shared + plan.slot(warps, slot)),
+                                   reinterpret_cast<float2 *>(shared + plan.weights()) + slot * kRows, state, lane);
                 if (lane == 0) segments[!ends] = segment;
             }
             unit = segment.start + to;
@@ -234,7 +275,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps, 1)
         }
     }
     __syncthreads();
-    merge_warps<kTiles>(output, parts, shared, plan, warps);
+    merge_warps<kShare, kTiles>(output, parts, shared, plan, warps);
 }
 
 }  // namespace innerq::attend

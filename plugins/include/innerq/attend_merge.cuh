@@ -23,6 +23,13 @@ struct Output {
         return token_row(task.params.out, s.batch, s.head * task.group + index - token * task.group, token);
     }
 
+    // Channels channel .. + 3 of query row n of a segment, if there is such a row.
+    __device__ __forceinline__ void store4(const Segment &segment, int n, int channel, float4 x, float sum) const {
+        bool seen;
+        uint16_t *row = this->row(segment, n, seen);
+        if (row != nullptr) store4(row, channel, x, sum, seen);
+    }
+
     __device__ __forceinline__ void store4(uint16_t *row, int channel, float4 x, float sum, bool seen) const {
         const float scale = sum != 0.f ? __fdividef(unit, sum) : 0.f;
         const bool bf16 = task.params.cache.bf16;
@@ -53,18 +60,20 @@ __device__ __forceinline__ void write_output(const Output &output, const Segment
     }
 }
 
-// A partial in shared memory: out [8][D + 4] (padded against bank conflicts), weights [8] of (maximum, sum).
+// A partial in shared memory: out [8][D + 4] (padded against bank conflicts), weights [8] of (maximum, sum). Where kShare
+// records share the columns of a product, the first 8 / kShare rows are there.
 template <int kTiles>
 struct Slot8 {
     static constexpr int kStride = 32 * kTiles + 4;
     static constexpr int kBytes = kRows * kStride * 4;
 };
 
-template <int kTiles>
+template <int kShare, int kTiles>
 __device__ __forceinline__ void write_slot(float *out, float2 *weights, const Softmax<kTiles> &state, int lane) {
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
         const int row = 2 * (lane & 3) + e;
+        if (record_of_column<kShare>(row) != 0) continue;
 #pragma unroll
         for (int t = 0; t < kTiles; ++t)
             *reinterpret_cast<float4 *>(out + row * Slot8<kTiles>::kStride + 32 * t + 4 * (lane >> 2)) =
@@ -96,20 +105,17 @@ struct Sum4 {
         }
     }
 
-    // Items 0 .. count - 1, item(i, x, weight) loads one.
+    // kCount items at once: item(i, x, weight) loads one, if there is one.
     template <int kCount, class Item>
-    __device__ __forceinline__ void add_all(int count, const Item &item) {
-#pragma unroll 1
-        for (int base = 0; base < count; base += kCount) {
-            float4 x[kCount];
-            float2 weight[kCount];
+    __device__ __forceinline__ void add_all(const Item &item) {
+        float4 x[kCount];
+        float2 weight[kCount];
 #pragma unroll
-            for (int i = 0; i < kCount; ++i) {
-                x[i] = {0.f, 0.f, 0.f, 0.f}, weight[i] = {kNoMaximum, 0.f};
-                if (base + i < count) item(base + i, x[i], weight[i]);
-            }
-            add(x, weight);
+        for (int i = 0; i < kCount; ++i) {
+            x[i] = {0.f, 0.f, 0.f, 0.f}, weight[i] = {kNoMaximum, 0.f};
+            item(i, x[i], weight[i]);
         }
+        add(x, weight);
     }
 };
 
@@ -127,76 +133,71 @@ struct Partials {
     }
 };
 
-// The last CTA of a segment: adds up the partials of parts first .. last and writes the output.
-template <int kTiles>
-__device__ __forceinline__ void merge_parts(const Output &output, const Segment &segment,
-                                            const Partials<kTiles> &partials, int first, int last) {
-    constexpr int kQuads = 8 * kTiles;
-    for (int v = threadIdx.x; v < kRows * kQuads; v += blockDim.x) {
-        const int n = v / kQuads, quad = v % kQuads;
-        bool seen;
-        uint16_t *row = output.row(segment, n, seen);
-        if (row == nullptr) continue;
-        Sum4 total;
-        total.add_all<20>(last - first + 1, [&](int i, float4 &x, float2 &weight) {
-            x = __ldcg(reinterpret_cast<const float4 *>(partials.out(first + i, i == 0)) + v);
-            weight = __ldcg(partials.weights(first + i, i == 0) + n);
-        });
-        output.store4(row, 4 * quad, total.out, total.sum, seen);
-    }
-}
-
-// Who shares a segment, as the last CTA to arrive learns it; in shared memory.
+// A segment whose partials a CTA left in the workspace, as it learns there; in shared memory.
 struct Arrival {
-    int is_last, first, last;
+    Segment segment;
+    int is_last;      // of the CTAs that share it, this one came last
+    int first, last;  // the parts that share it
 };
 
-// Counts this CTA in at a segment; its partial is written. True in the last one, where all partials are visible then.
-__device__ __forceinline__ bool arrive(unsigned *counter, const Segment &segment, const Cuts &cuts, Arrival *shared) {
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        fence_gpu();
-        const unsigned before = atomicAdd(counter, 1u);
-        shared->first = cuts.part_of(segment.start);
-        shared->last = cuts.part_of(segment.start + segment.units - 1);
-        shared->is_last = before == static_cast<unsigned>(shared->last - shared->first);
-        if (shared->is_last) {
-            *counter = 0;  // clean for the next launch
-            fence_gpu();
-        }
-    }
-    __syncthreads();
-    return shared->is_last;
+// The last CTA of a segment: adds up quad `quad` of row n of its partials and writes the output.
+template <int kTiles>
+__device__ __forceinline__ void merge_parts(const Output &output, const Arrival &arrival,
+                                            const Partials<kTiles> &partials, int n, int quad) {
+    Sum4 total;
+    const int count = arrival.last - arrival.first + 1;
+    constexpr int kFew = 4, kMany = 20;
+    const auto add = [&](auto most, int base) {
+        const float *partial = partials.out(arrival.first + base, 0);
+        total.add_all<decltype(most)::value>([&](int i, float4 &x, float2 &weight) {
+            if (base + i >= count) return;
+            const float *from = partial + (2 * i + (i == 0 && base == 0)) * Partials<kTiles>::kFloats;
+            x = __ldcg(reinterpret_cast<const float4 *>(from) + n * (8 * kTiles) + quad);
+            weight = __ldcg(reinterpret_cast<const float2 *>(from + kRows * 32 * kTiles) + n);
+        });
+    };
+    if (count <= kFew)
+        add(Bits<kFew>{}, 0);
+    else
+#pragma unroll 1
+        for (int base = 0; base < count; base += kMany) add(Bits<kMany>{}, base);
+    output.store4(arrival.segment, n, 4 * quad, total.out, total.sum);
 }
 
-// A run of warps' slots in shared memory that hold partials of the same segment: slots `members`, as a mask.
-struct Run {
-    unsigned members;
-    Segment segment;
-};
+// Counts this CTA in at a segment; its partial is written. Partials of all are visible in the last one.
+__device__ __forceinline__ void arrive(const Task &task, const Cuts &cuts, Arrival &arrival) {
+    const Segment &segment = arrival.segment;
+    const int64_t line = static_cast<int64_t>(segment.batch) * task.lines.divisor + segment.head * task.row_chunks;
+    unsigned *counter = task.arrivals + line + segment.row_chunk;
+    const unsigned before = count_in(counter);
+    arrival.first = cuts.part_of(segment.start);
+    arrival.last = cuts.part_of(segment.start + segment.units - 1);
+    arrival.is_last = before == static_cast<unsigned>(arrival.last - arrival.first);
+    if (arrival.is_last) *counter = 0;  // clean for the next launch
+}
 
-// The runs of a CTA, one after the other. Slots are in the order of the line of work, head before tail of each warp.
+// The runs of a CTA: warps' slots in shared memory that hold partials of the same segment, in the order of the line of
+// work, head before tail of each warp.
 class Runs {
   public:
     __device__ __forceinline__ Runs(const Segment *segments, int slots, int lane) : segments_(segments) {
         const Segment own = lane < slots ? segments[lane] : Segment{};
-        const unsigned valid = __ballot_sync(0xffffffffu, lane < slots && own.units > 0);
-        const unsigned before = valid & ((1u << lane) - 1u);
+        valid_ = __ballot_sync(0xffffffffu, lane < slots && own.units > 0);
+        const unsigned before = valid_ & ((1u << lane) - 1u);
         const int previous = before == 0 ? 0 : 31 - __clz(before);
         const int previous_start = __shfl_sync(0xffffffffu, own.start, previous);
-        const bool leads = (valid >> lane & 1u) && (before == 0 || previous_start != own.start);
-        valid_ = valid, leaders_ = __ballot_sync(0xffffffffu, leads);
+        leaders_ = __ballot_sync(0xffffffffu, (valid_ >> lane & 1u) && (before == 0 || previous_start != own.start));
     }
 
-    __device__ __forceinline__ bool next(Run &run) {
-        if (leaders_ == 0) return false;
-        const int leader = __ffs(leaders_) - 1;
-        leaders_ &= leaders_ - 1;
-        run.members = valid_ >> leader << leader;
-        if (leaders_ != 0) run.members &= (leaders_ & -leaders_) - 1u;
-        run.segment = segments_[leader];
-        return true;
+    __device__ __forceinline__ int count() const { return __popc(leaders_); }
+    // Slots of run i, as a mask; its segment is that of any of them.
+    __device__ __forceinline__ unsigned members(int i) const {
+        unsigned leaders = leaders_;
+        for (; i > 0; --i) leaders &= leaders - 1u;
+        const unsigned from = valid_ & ~((leaders & -leaders) - 1u), behind = leaders & (leaders - 1u);
+        return behind == 0 ? from : from & ((behind & -behind) - 1u);
     }
+    __device__ __forceinline__ const Segment &segment(unsigned members) const { return segments_[__ffs(members) - 1]; }
 
   private:
     const Segment *segments_;

@@ -20,6 +20,12 @@ inline constexpr int kRows = 8;           // query rows of a segment: (token, he
 inline constexpr int kMaxParts = 256;     // CTAs of a launch at most
 inline constexpr int kLeastUnits = 8;     // units of a CTA at least
 
+// The record whose scores column n of a product holds, if kShare records share its 8 columns.
+template <int kShare>
+INNERQ_HD constexpr int record_of_column(int column) {
+    return column / (kRows / kShare);
+}
+
 INNERQ_HD constexpr int at_least(int x, int low) { return x < low ? low : x; }
 INNERQ_HD constexpr int at_most(int x, int high) { return x > high ? high : x; }
 INNERQ_HD constexpr int clamp_int(int x, int low, int high) { return at_most(at_least(x, low), high); }
@@ -103,6 +109,8 @@ struct Sequence {
 struct Cuts {
     int each, longer;
     INNERQ_HD Cuts(int total, int parts) : each(unsigned(total) / unsigned(parts)), longer(total - each * parts) {}
+    INNERQ_HD Cuts(int total, const Divisor &parts)
+        : each(parts.divide(total)), longer(total - each * static_cast<int>(parts.divisor)) {}
     INNERQ_HD int cut(int p) const { return each * p + at_most(p, longer); }
     // each > 0
     INNERQ_HD int part_of(int unit) const {

@@ -89,8 +89,13 @@ __device__ __forceinline__ void wait_for_previous_grid() {
 #endif
 }
 
-// Orders this thread's memory accesses, and those it has synchronised with, for the whole GPU.
-__device__ __forceinline__ void fence_gpu() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
+// Counts up, and orders this thread's memory accesses, and those it has synchronised with, for the whole GPU. Returns
+// the count before.
+__device__ __forceinline__ unsigned count_in(unsigned *counter) {
+    unsigned before;
+    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
+    return before;
+}
 
 // Lets the next grid of the stream start its prologue.
 __device__ __forceinline__ void release_next_grid() {

@@ -32,14 +32,15 @@ struct RawQuery {
     }
 };
 
-// A query row of lambda q, brought below 2^8, but not far, by a power of two, and raised per class.
-template <int kTiles, class Codes>
+// A query row of lambda q, brought below 2^8, but not far, by a power of two, and raised per class. kShare records share
+// the 8 columns of a product: those of record r hold the query rows, and 0 while another record's codes pass.
+template <int kTiles, class Codes, int kShare>
 struct Query {
-    uint32_t operand[kTiles][4];  // class 3: of the first 16-row tile
-    uint32_t other[kTiles];       // class 3 of the second 16-row tile
-    float first[kTiles][4];       // initial accumulator: offset times the sum of q, as a C fragment; or,
-    float sum[kTiles][2];         //   for zeros, the sum of q
-    float factor[2];              // accumulated sum -> log2 of a weight
+    uint32_t operand[kShare][kTiles][4];  // class 3: of the first 16-row tile
+    uint32_t other[kShare][kTiles];       // class 3 of the second 16-row tile
+    float first[kTiles][4];               // initial accumulator: offset times the sum of q, as a C fragment; or,
+    float sum[kTiles][2];                 //   for zeros, the sum of q
+    float factor[2];                      // accumulated sum -> log2 of a weight
 
     // log2_scale: of the softmax, in log2.
     __device__ __forceinline__ void make(const Codes &codes, const RawQuery<kTiles> &raw, float log2_scale, int lane) {
@@ -53,14 +54,21 @@ struct Query {
         for (int t = 0; t < kTiles; ++t) {
             const uint32_t words[4] = {raw.query[t].x, raw.query[t].y, raw.query[t].z, raw.query[t].w};
             const uint32_t factors[4] = {raw.lambda[t].x, raw.lambda[t].y, raw.lambda[t].z, raw.lambda[t].w};
+            uint32_t full[4];
 #pragma unroll
             for (int cls = 0; cls < 4; ++cls) {
                 const float2 q = unpack_half2(words[cls]), l = unpack_half2(factors[cls]);
                 const half2 x = as_half2(pack_half2(q.x * l.x * bring, q.y * l.y * bring));
-                operand[t][cls] = raise(x, operand_exponent(bits, cls, 0));
-                if (cls == 3) other[t] = raise(x, operand_exponent(bits, 3, 1));
+                full[cls] = raise(x, operand_exponent(bits, cls, 0));
+                const uint32_t full_other = cls == 3 ? raise(x, operand_exponent(bits, 3, 1)) : 0u;
+#pragma unroll
+                for (int r = 0; r < kShare; ++r) {
+                    const bool own = record_of_column<kShare>(lane >> 2) == r;
+                    operand[r][t][cls] = own ? full[cls] : 0u;
+                    if (cls == 3) other[r][t] = own ? full_other : 0u;
+                }
             }
-            sum_up(bits, t);
+            sum_up(bits, t, full);
         }
     }
 
@@ -84,15 +92,15 @@ struct Query {
         return static_cast<int>(bits >> 10) - 14;
     }
 
-    __device__ __forceinline__ void sum_up(int bits, int t) {
+    __device__ __forceinline__ void sum_up(int bits, int t, const uint32_t (&full)[4]) {
         const float zero[4] = {0.f, 0.f, 0.f, 0.f};
         uint32_t a[4];
 #pragma unroll
         for (int cls = 0; cls < 4; ++cls)
             a[cls] = Codes::offset_in_accumulator ? constant_code(bits, cls, code_offset(bits), true)
                                                   : constant_code(bits, cls, 1, false);
-        mma(first[t], a[0], a[0], a[1], a[1], operand[t][0], operand[t][1], zero);
-        mma(first[t], a[2], a[2], a[3], a[3], operand[t][2], operand[t][3], first[t]);
+        mma(first[t], a[0], a[0], a[1], a[1], full[0], full[1], zero);
+        mma(first[t], a[2], a[2], a[3], a[3], full[2], full[3], first[t]);
         sum[t][0] = first[t][0], sum[t][1] = first[t][1];
     }
 };

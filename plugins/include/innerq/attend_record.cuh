@@ -9,27 +9,44 @@
 
 namespace innerq::attend {
 
-// scores[sub][e] of one record: token 8 sub + g, query row 2q + e, in units of 2^-unit_exponent times Query::factor.
-template <int kBits, int kTiles, class Codes>
-__device__ __forceinline__ void key_scores(const Codes &codes, const Query<kTiles, Codes> &query, const char *record,
-                                           const RecordLayout &layout, int lane, float (&scores)[4][2]) {
-    uint32_t words[kTiles * kBits], scales[2 * kTiles], zeros[2 * kTiles];
-    load_words<kTiles, kBits>(record + layout.key_codes, lane, words);
-    load_scales<kTiles>(record + layout.key_scales, lane >> 2, scales);
+// Bytes from the first of kRecords records that share a product to the one whose columns are this lane's (2q, 2q + 1).
+template <int kRecords>
+__device__ __forceinline__ int own_record(const RecordLayout &layout, int lane) {
+    return record_of_column<kRecords>(2 * (lane & 3)) * layout.bytes;
+}
+
+// scores[sub][e] of kRecords neighbouring records that share a product: token 8 sub + g, column 2q + e, in units of
+// 2^-unit_exponent times Query::factor.
+template <int kRecords, int kBits, int kTiles, class Codes, int kShare>
+__device__ __forceinline__ void key_scores(const Codes &codes, const Query<kTiles, Codes, kShare> &query,
+                                           const char *records, const RecordLayout &layout, int lane,
+                                           float (&scores)[4][2]) {
+    uint32_t words[kRecords][kTiles * kBits], scales[2 * kTiles], zeros[2 * kTiles];
+#pragma unroll
+    for (int r = 0; r < kRecords; ++r)
+        load_words<kTiles, kBits>(records + r * layout.bytes + layout.key_codes, lane, words[r]);
+    const char *own = records + own_record<kRecords>(layout, lane);
+    load_scales<kTiles>(own + layout.key_scales, lane >> 2, scales);
     if (!Codes::offset_in_accumulator && codes.zero() != kNoZero)
-        load_scales<kTiles>(record + layout.key_zeros, lane >> 2, zeros);
+        load_scales<kTiles>(own + layout.key_zeros, lane >> 2, zeros);
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
-        uint32_t a[16];
-        unpack_tile<kBits>(words + kBits * t, a);
+        uint32_t a[kRecords][16];
+#pragma unroll
+        for (int r = 0; r < kRecords; ++r) unpack_tile<kBits>(words[r] + kBits * t, a[r]);
 #pragma unroll
         for (int m = 0; m < 2; ++m) {
             const float none[4] = {0.f, 0.f, 0.f, 0.f};
             float acc[4];
-            mma(acc, a[2 * m], a[2 * m + 1], a[4 + 2 * m], a[5 + 2 * m], query.operand[t][0], query.operand[t][1],
-                Codes::offset_in_accumulator ? query.first[t] : none);
-            mma(acc, a[8 + 2 * m], a[9 + 2 * m], a[12 + 2 * m], a[13 + 2 * m], query.operand[t][2],
-                kBits == 3 && m == 1 ? query.other[t] : query.operand[t][3], acc);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) acc[i] = Codes::offset_in_accumulator ? query.first[t][i] : none[i];
+#pragma unroll
+            for (int r = 0; r < kRecords; ++r) {
+                const uint32_t (&q)[4] = query.operand[r][t];
+                mma(acc, a[r][2 * m], a[r][2 * m + 1], a[r][4 + 2 * m], a[r][5 + 2 * m], q[0], q[1], acc);
+                mma(acc, a[r][8 + 2 * m], a[r][9 + 2 * m], a[r][12 + 2 * m], a[r][13 + 2 * m], q[2],
+                    kBits == 3 && m == 1 ? query.other[r][t] : q[3], acc);
+            }
             const float2 scale2 = unpack_half2(scales[2 * t + m]);
             const float2 zero2 = Codes::offset_in_accumulator || codes.zero() == kNoZero
                                      ? float2{0.f, 0.f}
@@ -49,15 +66,19 @@ __device__ __forceinline__ void key_scores(const Codes &codes, const Query<kTile
     }
 }
 
-// out += values^T weights, sum += weights. weights[cls]: tokens 8 cls + 2q.. raised by operand_exponent(bits, cls, 0).
-template <int kBits, int kTiles, class Codes>
-__device__ __forceinline__ void add_values(const Codes &codes, const char *record, const RecordLayout &layout, int lane,
-                                           const uint32_t *weights, Softmax<kTiles> &state) {
-    uint32_t words[kTiles * kBits], scales[2 * kTiles], zeros[2 * kTiles];
-    load_words<kTiles, kBits>(record + layout.value_codes, lane, words);
-    load_scales<kTiles>(record + layout.value_scales, lane >> 2, scales);
+// out += values^T weights, sum += weights. weights[cls]: tokens 8 cls + 2q.. raised by operand_exponent(bits, cls, 0), in
+// the columns of the kRecords records that share a product.
+template <int kRecords, int kBits, int kTiles, class Codes>
+__device__ __forceinline__ void add_values(const Codes &codes, const char *records, const RecordLayout &layout,
+                                           int lane, const uint32_t *weights, Softmax<kTiles> &state) {
+    uint32_t words[kRecords][kTiles * kBits], scales[2 * kTiles], zeros[2 * kTiles];
+#pragma unroll
+    for (int r = 0; r < kRecords; ++r)
+        load_words<kTiles, kBits>(records + r * layout.bytes + layout.value_codes, lane, words[r]);
+    const char *own = records + own_record<kRecords>(layout, lane);
+    load_scales<kTiles>(own + layout.value_scales, lane >> 2, scales);
     if (!Codes::offset_in_accumulator && codes.zero() != kNoZero)
-        load_scales<kTiles>(record + layout.value_zeros, lane >> 2, zeros);
+        load_scales<kTiles>(own + layout.value_zeros, lane >> 2, zeros);
     constexpr int kCode = Codes::offset_in_accumulator ? code_offset(kBits) : 1;
     const float none[4] = {0.f, 0.f, 0.f, 0.f};
     const uint32_t other = kBits == 3 ? as_u32(__hmul2(as_half2(weights[3]), __float2half2_rn(0.125f))) : weights[3];
@@ -70,17 +91,31 @@ __device__ __forceinline__ void add_values(const Codes &codes, const char *recor
     constexpr float kBack = (Codes::offset_in_accumulator ? -1.f : 1.f) * (1 << unit_exponent(kBits)) / kCode;
     state.sum[0] = fmaf(total[0], kBack, state.sum[0]);
     state.sum[1] = fmaf(total[1], kBack, state.sum[1]);
+    uint32_t own_weights[kRecords][4], own_other[kRecords];
+#pragma unroll
+    for (int r = 0; r < kRecords; ++r) {
+        const bool mine = record_of_column<kRecords>(lane >> 2) == r;
+#pragma unroll
+        for (int cls = 0; cls < 4; ++cls) own_weights[r][cls] = mine ? weights[cls] : 0u;
+        own_other[r] = mine ? other : 0u;
+    }
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
-        uint32_t a[16];
-        unpack_tile<kBits>(words + kBits * t, a);
+        uint32_t a[kRecords][16];
+#pragma unroll
+        for (int r = 0; r < kRecords; ++r) unpack_tile<kBits>(words[r] + kBits * t, a[r]);
 #pragma unroll
         for (int m = 0; m < 2; ++m) {
             float acc[4];
-            mma(acc, a[2 * m], a[2 * m + 1], a[4 + 2 * m], a[5 + 2 * m], weights[0], weights[1],
-                Codes::offset_in_accumulator ? static_cast<const float (&)[4]>(total) : none);
-            mma(acc, a[8 + 2 * m], a[9 + 2 * m], a[12 + 2 * m], a[13 + 2 * m], weights[2],
-                kBits == 3 && m == 1 ? other : weights[3], acc);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) acc[i] = Codes::offset_in_accumulator ? total[i] : none[i];
+#pragma unroll
+            for (int r = 0; r < kRecords; ++r) {
+                const uint32_t (&p)[4] = own_weights[r];
+                mma(acc, a[r][2 * m], a[r][2 * m + 1], a[r][4 + 2 * m], a[r][5 + 2 * m], p[0], p[1], acc);
+                mma(acc, a[r][8 + 2 * m], a[r][9 + 2 * m], a[r][12 + 2 * m], a[r][13 + 2 * m], p[2],
+                    kBits == 3 && m == 1 ? own_other[r] : p[3], acc);
+            }
             const float2 scale2 = unpack_half2(scales[2 * t + m]);
             const float2 zero2 = Codes::offset_in_accumulator || codes.zero() == kNoZero
                                      ? float2{0.f, 0.f}
@@ -100,39 +135,42 @@ __device__ __forceinline__ void add_values(const Codes &codes, const char *recor
     }
 }
 
-// kRecords neighbouring records at once: one vote, and one record's arithmetic hides the other's latency. Tokens at or
-// behind `tokens` of the last record are not seen.
-template <int kRecords, int kTiles, class KeyCodes, class ValueCodes>
+// kRecords neighbouring records at once: one vote, and one product's arithmetic hides the other's latency. kShare of them
+// share a product. Tokens at or behind `tokens` of a single record are not seen.
+template <int kRecords, int kShare, int kTiles, class KeyCodes, class ValueCodes>
 __device__ __forceinline__ void attend_records(const KeyCodes &keys, const ValueCodes &values,
-                                               const Query<kTiles, KeyCodes> &query, const char *records,
+                                               const Query<kTiles, KeyCodes, kShare> &query, const char *records,
                                                const RecordLayout &layout, int tokens, int lane,
                                                Softmax<kTiles> &state) {
-    float scores[4 * kRecords][2];
-    uint32_t weights[4 * kRecords];
-    int exponents[4 * kRecords];
+    constexpr int kTogether = kRecords < kShare ? kRecords : kShare, kProducts = kRecords / kTogether;
+    float scores[4 * kProducts][2];
+    uint32_t weights[4 * kProducts];
+    int exponents[4 * kProducts];
 #pragma unroll
-    for (int r = 0; r < kRecords; ++r) {
+    for (int i = 0; i < kProducts; ++i) {
         float part[4][2];
         with_bits(keys, [&](auto bits) {
-            key_scores<decltype(bits)::value, kTiles>(keys, query, records + r * layout.bytes, layout, lane, part);
+            key_scores<kTogether, decltype(bits)::value>(keys, query, records + i * kTogether * layout.bytes, layout,
+                                                         lane, part);
         });
 #pragma unroll
         for (int sub = 0; sub < 4; ++sub) {
-            scores[4 * r + sub][0] = part[sub][0], scores[4 * r + sub][1] = part[sub][1];
-            exponents[4 * r + sub] = operand_exponent(values.bits(), sub, 0);
+            scores[4 * i + sub][0] = part[sub][0], scores[4 * i + sub][1] = part[sub][1];
+            exponents[4 * i + sub] = operand_exponent(values.bits(), sub, 0);
         }
     }
     if (kRecords == 1) {
+        const bool no_column = record_of_column<kShare>(2 * (lane & 3)) != 0;
 #pragma unroll
         for (int sub = 0; sub < 4; ++sub)
-            if (8 * sub + (lane >> 2) >= tokens) scores[sub][0] = scores[sub][1] = -INFINITY;
+            if (8 * sub + (lane >> 2) >= tokens || no_column) scores[sub][0] = scores[sub][1] = -INFINITY;
     }
     weights_of(scores, query.factor, exponents, state, weights);
 #pragma unroll
-    for (int r = 0; r < kRecords; ++r)
+    for (int i = 0; i < kProducts; ++i)
         with_bits(values, [&](auto bits) {
-            add_values<decltype(bits)::value, kTiles>(values, records + r * layout.bytes, layout, lane, weights + 4 * r,
-                                                      state);
+            add_values<kTogether, decltype(bits)::value>(values, records + i * kTogether * layout.bytes, layout, lane,
+                                                         weights + 4 * i, state);
         });
 }
 

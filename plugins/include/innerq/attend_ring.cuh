@@ -11,53 +11,65 @@ namespace innerq::attend {
 
 inline constexpr int kStages = 2;
 
-// Records of one sequence and KV head: runs of neighbours, the whole cache or a page. Whole warps call this.
+// Records of one sequence and KV head, asked for in rising order: runs of neighbours, the whole cache or a page. Whole
+// warps call this.
 class RecordSource {
   public:
-    __device__ __forceinline__ RecordSource(const Task &task, const Segment &segment, int lane)
-        : cache_(task.params.cache), by_page_(task.by_page), batch_(segment.batch), head_(segment.head), lane_(lane) {
+    // end: behind the last block that will be asked for.
+    __device__ __forceinline__ RecordSource(const Task &task, const Segment &segment, int end, int lane)
+        : cache_(task.params.cache), by_page_(task.by_page), segment_(segment), lane_(lane), end_(end) {
         if (cache_.block_table != nullptr) return;
-        run_end_ = cache_.capacity_blocks;
-        run_ = cache_.blocks +
-               static_cast<int64_t>(batch_ * cache_.kv_heads + head_) * cache_.capacity_blocks * cache_.record_bytes;
+        limit_ = min(cache_.capacity_blocks, end);
+        block0_ = cache_.blocks + bytes_of((segment.batch * cache_.kv_heads + segment.head) * cache_.capacity_blocks);
     }
 
-    // Whether `count` records from `block` on are there, side by side.
+    // Whether records block .. block + count - 1 are there, side by side, in the run entered last.
+    __device__ __forceinline__ bool has(int block, int count) const { return block + count <= limit_; }
+    __device__ __forceinline__ const uint8_t *in_run(int block) const { return block0_ + bytes_of(block); }
+    // The same after entering the run of `block`.
     __device__ __forceinline__ bool enter(int block, int count) {
-        if (block < run_begin_ || block >= run_end_) enter_page(block);
-        return block >= run_begin_ && block + count <= run_end_;
+        if (block >= limit_ && cache_.block_table != nullptr && block < end_) enter_page(block);
+        return has(block, count);
     }
-    __device__ __forceinline__ const uint8_t *in_run(int block) const {
-        return run_ + static_cast<int64_t>(block - run_begin_) * cache_.record_bytes;
-    }
-    // The record of a block, or nullptr if the page is missing.
+    // The record of a block, or nullptr if its page is missing.
     __device__ __forceinline__ const uint8_t *record(int block) { return enter(block, 1) ? in_run(block) : nullptr; }
 
   private:
+    // Of so many records; launch_attend sees to it that those of all sequences fit an int.
+    __device__ __forceinline__ uint64_t bytes_of(unsigned records) const {
+        return uint64_t{records} * static_cast<unsigned>(cache_.record_bytes);
+    }
+
     // Keeps 32 entries of the block table, one a lane, so that a look-up seldom waits for memory.
     __device__ __forceinline__ void enter_page(int block) {
-        if (cache_.block_table == nullptr) return;  // behind the end
         const int entry = by_page_.divide(block);
         if (entry < first_entry_ || entry >= first_entry_ + 32) {
             first_entry_ = entry;
-            const int64_t row = static_cast<int64_t>(batch_) * cache_.table_stride;
+            const int64_t row = static_cast<int64_t>(segment_.batch) * cache_.table_stride;
             page_ = entry + lane_ < cache_.table_stride ? __ldg(cache_.block_table + row + entry + lane_) : -1;
         }
         const int page = __shfl_sync(0xffffffffu, page_, entry - first_entry_);
-        run_end_ = run_begin_ = 0;
+        limit_ = 0;
         if (page < 0 || page >= cache_.pages) return;
-        run_begin_ = entry * cache_.page_blocks;
-        run_end_ = run_begin_ + cache_.page_blocks;
-        const int64_t row = (static_cast<int64_t>(page) * cache_.kv_heads + head_) * cache_.page_blocks;
-        run_ = cache_.blocks + row * cache_.record_bytes;
+        const int begin = entry * cache_.page_blocks;
+        limit_ = min(begin + cache_.page_blocks, end_);
+        const int64_t row = (static_cast<int64_t>(page) * cache_.kv_heads + segment_.head) * cache_.page_blocks;
+        block0_ = cache_.blocks + (row - begin) * cache_.record_bytes;
     }
 
     const CacheParams &cache_;
     const Divisor &by_page_;
-    int batch_, head_, lane_;
+    const Segment &segment_;
+    int lane_, end_;
     int first_entry_ = -64, page_ = -1;
-    int run_begin_ = 0, run_end_ = 0;
-    const uint8_t *run_ = nullptr;
+    int limit_ = 0;                    // behind the run's last block
+    const uint8_t *block0_ = nullptr;  // where block 0 would be if the run began there
+};
+
+// Activation rows [D] that lie side by side.
+struct RowRun {
+    const uint16_t *from;
+    int count;
 };
 
 class Ring {
@@ -102,6 +114,21 @@ class Ring {
         begin(stage, ((first != nullptr) + (second != nullptr)) * record_bytes_);
         if (first != nullptr) copy(stage, 0, first, record_bytes_);
         if (second != nullptr) copy(stage, record_bytes_, second, record_bytes_);
+        finish();
+    }
+
+    // Starts the copy of rows 0 .. count - 1 of row_bytes each; rows(i): the run that row i begins.
+    template <class Rows>
+    __device__ __forceinline__ void fill_rows(int count, int row_bytes, const Rows &rows) {
+        const int stage = filled_++ % kStages;
+        begin(stage, count * row_bytes);
+#pragma unroll 1
+        for (int i = 0; i < count;) {
+            const RowRun run = rows(i);
+            const int length = min(run.count, count - i);
+            copy(stage, i * row_bytes, reinterpret_cast<const uint8_t *>(run.from), length * row_bytes);
+            i += length;
+        }
         finish();
     }
 

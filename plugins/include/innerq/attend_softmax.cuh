@@ -43,6 +43,22 @@ struct Softmax {
                 for (int sub = 0; sub < 4; ++sub) out[t][sub][e] *= factor;
         }
     }
+
+    // Adds up the two halves of the columns, where they hold the same query rows; both hold the sum then.
+    __device__ __forceinline__ void fold() {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+            const float now = fmaxf(maximum[e], __shfl_xor_sync(0xffffffffu, maximum[e], 2));
+            const float factor = exp2_fast(maximum[e] - now);
+            const auto both = [&](float &x) { x *= factor, x += __shfl_xor_sync(0xffffffffu, x, 2); };
+            maximum[e] = now;
+            both(sum[e]);
+#pragma unroll
+            for (int t = 0; t < kTiles; ++t)
+#pragma unroll
+                for (int sub = 0; sub < 4; ++sub) both(out[t][sub][e]);
+        }
+    }
 };
 
 // Weights of kMatrices 8x8 matrices of scores [8 tokens g][query rows 2q + e]: 2^(score factor - maximum + exponent), as
