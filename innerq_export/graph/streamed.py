@@ -15,27 +15,29 @@ _PIECE_ITEMS = 1 << 20
 _DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 
 
-def stream_weights(model: torch.nn.Module, tensors: Mapping[str, TensorRef]) -> None:
+def stream_weights(
+    model: torch.nn.Module, tensors: Mapping[str, TensorRef], rounded: torch.dtype = torch.float32
+) -> None:
     """Let each module of `model` read its parameters, by state-dict name from `tensors`, while it runs. In place.
 
-    So the model takes the memory of its largest module in fp32, not of all. Calls raise CheckpointError where a file
-    has shrunk.
+    So the model takes the memory of its largest module in fp32, not of all. `rounded`: a dtype that weights are rounded
+    to on the way. Calls raise CheckpointError where a file has shrunk.
     """
     for prefix, module in model.named_modules():
         own = {name: f"{prefix}.{name}" if prefix else name for name, _ in module.named_parameters(recurse=False)}
         if own:
             held = {name: (module._parameters[name], tensors[full]) for name, full in own.items()}
-            module.register_forward_pre_hook(_Load(held))
+            module.register_forward_pre_hook(_Load(held, rounded))
             module.register_forward_hook(_Drop(held))
 
 
 class _Load:
-    def __init__(self, held: Mapping[str, tuple[Any, TensorRef]]) -> None:
-        self._held = held
+    def __init__(self, held: Mapping[str, tuple[Any, TensorRef]], rounded: torch.dtype) -> None:
+        self._held, self._rounded = held, rounded
 
     def __call__(self, module: torch.nn.Module, inputs: Any) -> None:
         for name, (_, ref) in self._held.items():
-            module._parameters[name] = torch.nn.Parameter(_read(ref), requires_grad=False)
+            module._parameters[name] = torch.nn.Parameter(_read(ref, self._rounded), requires_grad=False)
 
 
 class _Drop:
@@ -47,8 +49,8 @@ class _Drop:
             module._parameters[name] = placeholder
 
 
-def _read(ref: TensorRef) -> torch.Tensor:
-    """Return a tensor as fp32; of the stored bytes only a piece is held beside it."""
+def _read(ref: TensorRef, rounded: torch.dtype) -> torch.Tensor:
+    """Return a tensor as fp32 of values of `rounded`; of the stored bytes only a piece is held beside it."""
     dtype, result = _DTYPES[ref.dtype], torch.empty(ref.shape, dtype=torch.float32)
     with ref.file.open("rb") as stream:
         stream.seek(ref.offset)
@@ -56,5 +58,5 @@ def _read(ref: TensorRef) -> torch.Tensor:
             raw = np.fromfile(stream, np.uint8, count=part.numel() * dtype.itemsize)
             if raw.size != part.numel() * dtype.itemsize:
                 raise CheckpointError(f"{ref.file}: truncated inside tensor '{ref.name}'")
-            part.copy_(torch.from_numpy(raw).view(dtype))
+            part.copy_(torch.from_numpy(raw).view(dtype).to(rounded))
     return result

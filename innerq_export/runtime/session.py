@@ -17,7 +17,7 @@ class OnnxRuntimeSession(Session):
     """Runs `model.onnx` of an engine folder.
 
     `extra_outputs` names values of the graph that every step also returns in `extra`. `allow_unready` loads an engine
-    that parity has not passed. Raises what `preflight` raises.
+    that parity has not passed. `in_place`: see `open_model`. Raises what `preflight` raises.
     """
 
     backend = "onnxruntime"
@@ -31,11 +31,12 @@ class OnnxRuntimeSession(Session):
         allow_unready: bool = False,
         threads: int = 0,
         extra_outputs: Sequence[str] = (),
+        in_place: bool = False,
     ):
         self.folder = Path(folder)
         self.manifest = preflight(self.folder, allow_unready=allow_unready)
         self.limit = self.manifest.model.max_positions
-        self._model = open_model(self.folder / "model.onnx", extra_outputs, threads)
+        self._model = open_model(self.folder / "model.onnx", extra_outputs, threads, in_place=in_place)
         self._extra_names = tuple(extra_outputs)
         self.extra: Mapping[str, np.ndarray] = {}
         self.reset(batch)

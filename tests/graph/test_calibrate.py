@@ -98,7 +98,7 @@ def test_a_model_without_tokenizer(tied_fp16, text, tmp_path):
 
 
 def test_keys_that_are_not_finite(tied_fp16, text, monkeypatch):
-    monkeypatch.setattr("innerq_export.graph.streamed._read", lambda ref: torch.full(ref.shape, torch.inf))
+    monkeypatch.setattr("innerq_export.graph.streamed._read", lambda ref, rounded: torch.full(ref.shape, torch.inf))
     with pytest.raises(CheckpointError, match="keys are not finite"):
         calibrate(tied_fp16, text)
 

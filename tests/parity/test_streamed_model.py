@@ -85,7 +85,7 @@ def _unround(module):
 
 def test_many_heads_as_large_models_have_them(tmp_path):
     """16 query and 4 KV heads: function bodies know their model's own geometry and no other."""
-    sizes = {"num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 32, "num_hidden_layers": 1}
+    sizes = {"num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 64, "num_hidden_layers": 1}
     checkpoint = open_checkpoint(str(tiny_llama(tmp_path / "model", **sizes)))
     engine = engine_of(checkpoint, export_graph(checkpoint), tmp_path / "engine")
     report = check_engine(engine, checkpoint, cases=(prompts_case(33, decode=1),))
