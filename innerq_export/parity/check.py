@@ -134,7 +134,7 @@ def check_runner(
     `below` are the results of the ops, and what was found there.
     """
     from innerq_export.parity.ladder import open_ladder
-    from innerq_export.parity.plans import NAME, plan_results
+    from innerq_export.parity.plans import NAME, plan_results, torch_result
     from innerq_export.parity.text import token_streams
 
     fitting = [case for case in (case.within(manifest.model.max_positions) for case in cases) if case]
@@ -149,7 +149,8 @@ def check_runner(
         _climb(ladder, fitting, streams_BT, step)
         finding = ladder.finding
     wanted = finding is None and (not only or NAME in only)
-    plans = plan_results(folder, manifest, fitting, streams_BT) if wanted else []
+    setting = (folder, manifest, fitting, streams_BT)
+    plans = [*plan_results(*setting), torch_result(*setting)] if wanted else []
     finding = finding or next((wrong for _, wrong in plans if wrong), None)
     engine = (*ladder.results(_BELOW_FAILED), *(result for result, _ in plans))
     rungs = (*results, *(outcome.result for outcome in models), *engine)

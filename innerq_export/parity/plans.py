@@ -1,4 +1,4 @@
-"""Plans of NVIDIA's builders, run as `innerq-export run` runs them, beside model.onnx in ONNX Runtime."""
+"""Other sessions of `innerq-export run` beside model.onnx in ONNX Runtime: NVIDIA's plans, torch on a card."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from innerq_export.errors import EnvironmentMismatchError
+from innerq_export.errors import EnvironmentMismatchError, UserError
 from innerq_export.parity.cases import Case
 from innerq_export.parity.metrics import decibels, top1_agrees
 from innerq_export.parity.report import FAILED, NOT_RUN, PASSED, Finding, RungResult
@@ -63,13 +63,31 @@ def _result(
     return hold_plan(native, plan, backend, manifest, cases, streams_BT)
 
 
+def torch_result(
+    folder: Path, manifest: Manifest, cases: Sequence[Case], streams_BT: Tensor
+) -> tuple[RungResult, Finding | None]:
+    """Return the result of `run --backend torch`: the checkpoint with the kernels, on a card only."""
+    from innerq_export.runtime import OnnxRuntimeSession, open_session
+
+    reason = "" if torch.cuda.is_available() else "no CUDA card"
+    try:
+        if not reason:
+            session = open_session(folder, "torch", allow_unready=True)
+    except UserError as error:
+        reason = error.what
+    if reason:
+        return RungResult(NAME, NOT_RUN, "", reason=reason, backend="torch"), None
+    native = OnnxRuntimeSession(folder, allow_unready=True)
+    return hold_plan(native, session, "torch", manifest, cases, streams_BT)
+
+
 def hold_plan(
     native: Session, plan: Session, backend: str, manifest: Manifest, cases: Sequence[Case], streams_BT: Tensor
 ) -> tuple[RungResult, Finding | None]:
     """Hold the plan's logits to those of `native`, model.onnx in ONNX Runtime, over short cases that fit the plan."""
     plain = model_floor_db(manifest.dtype, manifest.model.layers) - TWO_SIDES_DB
     seen = [one for case in _fitting(plan, cases) for one in _compare(native, plan, manifest.cache, case, streams_BT)]
-    finding = next((_finding(one, plain) for one in seen if not one.level >= _floor(one, plain)), None)
+    finding = next((_finding(one, plain, backend) for one in seen if not one.level >= _floor(one, plain)), None)
     result = RungResult(
         NAME,
         FAILED if finding else PASSED,
@@ -124,13 +142,14 @@ def _figures(seen: Sequence[Compared]) -> dict[str, float]:
     return levels | {"top-1": sum(one.top1 for one in seen) / max(1, len(seen))}
 
 
-def _finding(one: Compared, plain: float) -> Finding:
+def _finding(one: Compared, plain: float, backend: str) -> Finding:
+    mend = "pytest -m gpu tests/integrations" if backend == "torch" else "build the engine again on this machine"
     return Finding(
         rung=NAME,
-        what="the plan's logits are not those of model.onnx",
+        what=f"{backend}: logits are not those of model.onnx",
         expected=f"at least {_floor(one, plain):.1f} dB",
         got=f"{one.level:.1f} dB",
-        advice="the ONNX file is right: `innerq-export doctor FOLDER`, then build the engine again on this machine",
+        advice=f"the ONNX file is right: `innerq-export doctor FOLDER`, then {mend}",
         case=one.case,
         call=one.call,
         sequence=one.sequence,

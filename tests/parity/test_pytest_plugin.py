@@ -54,6 +54,4 @@ def test_the_names_of_rungs_are_those_of_a_report(tiny_engine, tiny_checkpoint) 
     from innerq_export.parity.cases import prompts_case
 
     report = check_engine(tiny_engine, tiny_checkpoint, cases=(prompts_case(3, decode=0),))
-    assert list(dict.fromkeys(rung.name for rung in report.rungs)) == [
-        name for name in RUNG_NAMES if name not in ("presets", "engine")
-    ]
+    assert list(dict.fromkeys(rung.name for rung in report.rungs)) == [name for name in RUNG_NAMES if name != "presets"]
