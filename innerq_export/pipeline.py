@@ -51,7 +51,7 @@ def build(request: BuildRequest, progress: Progress | None = None) -> Engine:
         overwrite = request.overwrite or unfinished(request.output, asked)
         with staging(request.output, overwrite=overwrite, resume=not request.fresh) as folder:
             ledger = Ledger(folder, None if request.fresh else request.output, asked)
-            source = with_key_norm(open_source(request.model, progress), request, progress)
+            source = with_key_norm(open_source(request.model, progress), request, progress, ledger)
             _build(request, source, folder, backend, options, ledger, progress)
             ledger.close(finished=request.parity == "off" or take_proof(folder, request.parity, ledger))
         if unfinished(request.output, asked):

@@ -127,6 +127,21 @@ def test_a_choice_makes_what_depends_on_it(model, engine, choices, expected):
     assert made(model, engine, overwrite=True, **choices) == expected
 
 
+def test_calibration_is_a_stage_of_its_own(model, tmp_path):
+    engine, text = tmp_path / "engine", tmp_path / "text.txt"
+    text.write_text("Most lines were dull. Coal, timber, oranges; two pianos. " * 20)
+    choices = dict(overwrite=True, key_norm_text=text)
+    compact = preset("compact").replace(key_norm="folded")
+    assert made(model, engine, **choices, cache=preset("balanced").replace(key_norm="folded")) == STAGES | {"calibrate"}
+    norm = (engine / "key_norm.safetensors").read_bytes()
+    assert made(model, engine, **choices, cache=compact) == STAGES
+    assert made(model, engine, **choices, cache=compact) == set()
+    assert (engine / "key_norm.safetensors").read_bytes() == norm
+    text.write_text(text.read_text().upper())
+    assert made(model, engine, **choices, cache=compact) == STAGES | {"calibrate"}
+    assert (engine / "key_norm.safetensors").read_bytes() != norm
+
+
 @pytest.mark.parametrize(
     ("package", "expected"),
     [

@@ -91,7 +91,7 @@ def copy_model_files(checkpoint: Checkpoint, folder: Path) -> None:
     for path in [*configs, *checkpoint.tokenizer_files]:
         if path.is_file():
             shutil.copyfile(path, folder / path.name)
-    if checkpoint.key_norm is not None:
+    if checkpoint.key_norm is not None and not (folder / KEY_NORM_NAME).exists():
         write_key_norm(checkpoint.key_norm, folder / KEY_NORM_NAME)
 
 

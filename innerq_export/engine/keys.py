@@ -25,14 +25,20 @@ def request_digest(request: BuildRequest) -> str:
     return digest_of(_fields(request, _OF_THE_FOLDER))
 
 
+def calibration_key(source: Checkpoint, text: Path, sink: int) -> str:
+    """Return the key of what calibrating `source` on the file `text` gives."""
+    return digest_of(
+        code_digest(), _libraries(), _source(source), file_marks(source.tokenizer_files), _plain(text), sink
+    )
+
+
 def model_key(request: BuildRequest, source: Checkpoint | Graph) -> str:
     """Return the key of model.onnx: code, libraries, the bytes of the source, and every choice but those of backends.
 
     Another onnxruntime changes no model: it is left out.
     """
-    libraries = versions_of(*(name for name in TRACKED if name not in ("innerq-export", "onnxruntime")))
     choices = _fields(request, _NOT_OF_THE_MODEL)
-    return digest_of(code_digest(), libraries, _source(source), choices)
+    return digest_of(code_digest(), _libraries(), _source(source), choices)
 
 
 def backend_key(name: str, model: str, profiles: Sequence[Profile], options: BuildOptions) -> str:
@@ -43,6 +49,10 @@ def backend_key(name: str, model: str, profiles: Sequence[Profile], options: Bui
     library = sha256_of(options.plugin_library) if options.plugin_library else None
     card = asdict(found) if name == "tensorrt" and (found := first_card()) else None
     return digest_of(name, model, version_of(name), [asdict(profile) for profile in profiles], chosen, library, card)
+
+
+def _libraries() -> dict[str, str | None]:
+    return versions_of(*(name for name in TRACKED if name not in ("innerq-export", "onnxruntime")))
 
 
 def _source(source: Checkpoint | Graph) -> list[Any]:
