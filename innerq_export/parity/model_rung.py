@@ -11,12 +11,14 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from innerq_export.errors import UserError
 from innerq_export.parity.accuracy import Tally
 from innerq_export.parity.cases import Case, free_case, prompts_case
 from innerq_export.parity.ladder import Ladder
 from innerq_export.parity.ops import KernelOps, OpBackend, PluginOps
+from innerq_export.parity.ops.plugin_host import HostDiedError
 from innerq_export.parity.ops.rungs import OpSetting, RungOutcome
-from innerq_export.parity.report import FAILED, NOT_RUN, PASSED, RungResult
+from innerq_export.parity.report import FAILED, NOT_RUN, PASSED, Finding, RungResult
 from innerq_export.parity.rungs import AttentionRung, CacheRung, KeysValuesRung, LogitsRung, TokensRung
 from innerq_export.parity.rungs.base import NO_CHECKPOINT
 from innerq_export.parity.runners.ops import OpsRunner
@@ -63,12 +65,24 @@ def model_outcome(
     room = max(1, *(blocks_of(setting.config, max(case.totals)) for case in cases))
     with OpsRunner(model, backend, setting.config, setting.shape, setting.dtype, room) as runner:
         ladder = Ladder(setting.config, setting.shape, setting.dtype, runner, model, rungs)
-        sound = all(ladder.climb(case, streams_BT, lambda: None) for case in cases)
+        finding = _climb(ladder, cases, streams_BT)
     figures = {"attention, worst dB": rungs[1].tally.worst(), "logits, worst dB": rungs[3].tally.worst()}
     calls = sum(len(case.calls) for case in cases)
-    result = RungResult(NAME, PASSED if sound else FAILED, _HOLDS, calls, figures, backend=backend.name)
-    tally = Tally.of(rung.tally for rung in rungs)
-    if ladder.finding is None:
-        return RungOutcome(result, tally=tally)
-    what = f"{backend.name} under PyTorch's model, rung '{ladder.finding.rung}': {ladder.finding.what}"
-    return RungOutcome(result, dataclasses.replace(ladder.finding, rung=NAME, what=what), tally)
+    result = RungResult(NAME, FAILED if finding else PASSED, _HOLDS, calls, figures, backend=backend.name)
+    return RungOutcome(result, finding, Tally.of(rung.tally for rung in rungs))
+
+
+def _climb(ladder: Ladder, cases: list[Case], streams_BT: Tensor) -> Finding | None:
+    """Return what is found first; a backend that raises or dies is found too."""
+    name = ladder.runner.name
+    for case in cases:
+        try:
+            ladder.climb(case, streams_BT, lambda: None)
+        except (UserError, HostDiedError, RuntimeError, AssertionError) as error:
+            got = (str(error) or type(error).__name__).splitlines()[0]
+            what, advice = f"{name} under PyTorch's model: a call failed", "rung 'op' runs it alone on generated inputs"
+            return Finding(NAME, what, expected="outputs", got=got, advice=advice, case=case.name, call=0)
+        if ladder.finding:
+            what = f"{name} under PyTorch's model, rung '{ladder.finding.rung}': {ladder.finding.what}"
+            return dataclasses.replace(ladder.finding, rung=NAME, what=what)
+    return None
