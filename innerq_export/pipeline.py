@@ -12,6 +12,7 @@ from typing import Any
 from innerq_export.artifacts import Checkpoint, Engine, Graph
 from innerq_export.checkpoint import open_checkpoint
 from innerq_export.checkpoint.key_norm import as_built
+from innerq_export.checkpoint.support import check_provable
 from innerq_export.engine import (
     BuildOptions,
     BuildRequest,
@@ -69,6 +70,8 @@ def _build(
     progress: Progress,
 ) -> None:
     """Fill `folder`: the networks, what the backends make of them, and the manifest."""
+    if isinstance(source, Checkpoint):
+        check_provable(source.config, request.dtype, request.parity)
     if backend == "tensorrt":
         require_half(source.dtype if isinstance(source, Graph) else request.dtype)
     profiles = default_profiles(source.shape, request.cache, request.max_batch, request.context(source.shape))

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from innerq_export.artifacts import ModelShape
-from innerq_export.errors import CheckpointError, nearest
+from innerq_export.errors import CheckpointError, ConfigError, nearest
 
+MIXTURES = ("MixtralForCausalLM", "Qwen3MoeForCausalLM")
 ARCHITECTURES = (
     "LlamaForCausalLM",
     "MistralForCausalLM",
@@ -26,9 +27,11 @@ ARCHITECTURES = (
     "Glm4ForCausalLM",
     "SeedOssForCausalLM",
     "ArceeForCausalLM",
+    *MIXTURES,
 )
 MIN_WINDOW = 512
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+MAX_EXPERTS = 1024
 _EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")
 Config = Mapping[str, Any]
 
@@ -47,14 +50,45 @@ def refusals(config: Config) -> Iterator[CheckpointError]:
     yield from _architecture(config)
 
 
+def check_provable(config: Config, dtype: str, parity: str) -> None:
+    """Raise the first ConfigError of `unprovable`."""
+    for error in unprovable(config, dtype, parity):
+        raise error
+
+
+def unprovable(config: Config, dtype: str, parity: str) -> Iterator[ConfigError]:
+    """Yield why `parity` cannot judge an engine of `config` in `dtype`.
+
+    A router takes its k best experts. Where the last of them leads by less than the rounding of activations, two right
+    computations take different ones and differ as much as two experts do; in float16 that is every few hundred tokens.
+    """
+    if experts_of(config) and dtype == "float16" and parity != "off":
+        yield ConfigError(
+            "parity cannot judge a mixture of experts in float16: rounding decides which experts a token gets",
+            expected="--dtype float32, or --parity off (then the engine is not ready: run it with --allow-unready)",
+            got=f"--dtype {dtype}, --parity {parity}",
+            fix="--dtype float32 proves the export; --parity off builds it in float16",
+        )
+
+
 def _architecture(config: Config) -> Iterator[CheckpointError]:
-    named = config.get("architectures") or ["(none named)"]
-    name = str(named[0] if isinstance(named, list) else named)[:200]
+    name = _named(config)
     if name not in ARCHITECTURES:
         expected = f"one of {', '.join(ARCHITECTURES)}"
         yield CheckpointError(
             f"architecture {name} is not supported", expected=expected, got=name, fix=nearest(name, ARCHITECTURES)
         )
+
+
+def experts_of(config: Config) -> int:
+    """Return the number of experts of all layers together; 0 for a dense model."""
+    counts = [count for name in _EXPERT_COUNTS if type(count := config.get(name)) is int]
+    return config["num_hidden_layers"] * max(counts, default=0)
+
+
+def _named(config: Config) -> str:
+    named = config.get("architectures") or ["(none named)"]
+    return str(named[0] if isinstance(named, list) else named)[:200]
 
 
 def active_window(config: Config) -> int | None:
@@ -117,8 +151,13 @@ _REFUSED: tuple[tuple[str, Callable[[Config], bool], str], ...] = (
     ("a head dim that is no multiple of 32", _head_dim, "choose a model with head dim 64, 128 or 256"),
     (
         "a mixture of experts",
-        lambda config: any(config.get(name) for name in _EXPERT_COUNTS),
-        "choose a dense model: its weights cannot be bound to the exporter's stacked experts by reference",
+        lambda config: _named(config) not in MIXTURES and any(config.get(name) for name in _EXPERT_COUNTS),
+        f"choose a dense model, or one of {', '.join(MIXTURES)}",
+    ),
+    (
+        f"more than {MAX_EXPERTS:,} experts in all of its layers (each becomes nodes of the graph)",
+        lambda config: experts_of(config) > MAX_EXPERTS,
+        "choose a model of fewer experts",
     ),
     (
         "already quantised weights (quantization_config)",

@@ -11,6 +11,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from innerq_export.errors import CheckpointError
 from innerq_export.graph.attention import NAME as ATTENTION
+from innerq_export.graph.experts import NAME as EXPERTS
+from innerq_export.graph.experts import separate_experts, stored_names
 
 _CODE_FIELDS = ("auto_map", "custom_pipelines")
 
@@ -26,6 +28,8 @@ def build_skeleton(config: Mapping[str, Any], dtype: torch.dtype, attention: str
         parsed = CONFIG_MAPPING[fields["model_type"]].from_dict(fields)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(parsed, dtype=dtype, attn_implementation=attention)
+            model.config._experts_implementation = EXPERTS
+            separate_experts(model)
     except CheckpointError:
         raise
     except Exception as error:
@@ -40,12 +44,12 @@ def build_skeleton(config: Mapping[str, Any], dtype: torch.dtype, attention: str
 
 
 def parameter_aliases(model: torch.nn.Module) -> dict[str, tuple[str, ...]]:
-    """Return, for every name of the state dict, all names of the same tensor: tied parameters have several."""
+    """Return, for every name of the state dict, all names of the same tensor: those of tied parameters, of experts."""
     names_of: dict[int, list[str]] = {}
     state = model.state_dict(keep_vars=True)
     for name, tensor in state.items():
         names_of.setdefault(id(tensor), []).append(name)
-    return {name: tuple(names_of[id(tensor)]) for name, tensor in state.items()}
+    return {name: (*names_of[id(tensor)], *stored_names(name)) for name, tensor in state.items()}
 
 
 def _materialise_buffers(model: PreTrainedModel) -> None:

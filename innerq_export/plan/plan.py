@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from innerq_export.checkpoint.support import unprovable
 from innerq_export.engine import BuildOptions, BuildRequest, default_profiles, resolve
 from innerq_export.engine.strict import decode
 from innerq_export.errors import ConfigError, OutOfMemoryError, UserError
@@ -148,7 +149,8 @@ def make_plan(request: BuildRequest, card: str | None = None, memory: int | None
 
 def _decide(request: BuildRequest, headers: Headers) -> tuple[BuildRequest, list[Problem]]:
     """Return the request with backend and context chosen as `build` chooses them, and why it would refuse them."""
-    shape, problems = headers.shape, []
+    shape = headers.shape
+    problems = [of_error(error) for error in unprovable(headers.config, request.dtype, request.parity)]
     context = request.context(shape)
     backend = request.backend
     try:

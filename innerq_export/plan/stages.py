@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from innerq_export.checkpoint.support import experts_of
 from innerq_export.engine import BuildRequest
 from innerq_export.plan.costs import (
     MEMORY,
@@ -36,7 +37,7 @@ class Phase:
 
 def phases_of(headers: Headers, request: BuildRequest, backend: str, history: Sequence[PastBuild]) -> tuple[Phase, ...]:
     """Return the phases of building `request` for `backend`, in order. Disk of the download is the hub cache's."""
-    weights, layers = _weights(headers, request), headers.shape.layers
+    weights, layers = _weights(headers, request), _layers(headers)
     disk = _disk(headers, request, backend, weights)
     memory = {name: cost.at(layers, weights.engine) for name, cost in MEMORY.items()}
     for name in NVIDIA:
@@ -57,12 +58,18 @@ def _weights(headers: Headers, request: BuildRequest) -> Weights:
     return weights_of(headers.tensors, request.dtype, request.cache.key_norm)
 
 
+def _layers(headers: Headers) -> int:
+    """Return how many layers the graph weighs: an expert takes about a quarter of a dense layer's memory and nodes."""
+    return headers.shape.layers + experts_of(headers.config) // 4
+
+
 def _parity(dtype: str, folder_bytes: int) -> Cost:
     return (PARITY_SMALL if folder_bytes < SMALL_FOLDER_BYTES else PARITY_LARGE)[dtype]
 
 
 def _disk(headers: Headers, request: BuildRequest, backend: str, weights: Weights) -> dict[str, int]:
-    model, plan = MODEL_FILE.at(headers.shape.layers, 0), PLAN_FILE.at(headers.shape.layers, weights.engine)
+    layers = _layers(headers)
+    model, plan = MODEL_FILE.at(layers, 0), PLAN_FILE.at(layers, weights.engine)
     written = weights.cast if _linkable(headers, request) else weights.engine
     return {
         "write": model * (2 if backend == "tensorrt" else 1) + written,

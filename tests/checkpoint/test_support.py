@@ -39,7 +39,9 @@ def test_supported(architecture):
         ({"rope_parameters": {"full_attention": {"rope_type": "longrope"}}}, "rotary frequencies that change"),
         ({"rope_scaling": "linear"}, "rotary frequencies that change"),
         ({"head_dim": 80}, "head dim that is no multiple of 32"),
-        ({"architectures": ["MixtralForCausalLM"], "num_local_experts": 8}, "a mixture of experts"),
+        ({"architectures": ["Qwen2MoeForCausalLM"], "num_experts": 8}, "a mixture of experts"),
+        ({"num_local_experts": 8}, "a mixture of experts"),
+        ({"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 513}, "more than 1,024 experts in all"),
         ({"quantization_config": {"quant_method": "awq"}}, "already quantised weights"),
     ],
 )
@@ -61,6 +63,7 @@ def test_what_cannot_be_exported_is_refused_by_name(fields, named):
         {"layer_types": ["full_attention"] * 2},
         {"attn_logit_softcapping": None},
         {"quantization_config": None},
+        {"architectures": ["MixtralForCausalLM"], "num_local_experts": 512},
     ],
 )
 def test_features_that_are_off_do_not_count(fields):

@@ -28,6 +28,8 @@ FAMILIES = {
     "glm4": {},
     "seed_oss": {"attention_bias": True},
     "arcee": {},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None},
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "norm_topk_prob": True},
 }
 RARE = {"olmo", "cohere", "starcoder2", "glm", "seed_oss", "arcee"}
 
