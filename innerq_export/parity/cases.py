@@ -81,7 +81,7 @@ FULL = (
     prompts_case(1000, decode=1000),
     Case(f"{LONG} tokens of text in chunks of {CHUNK}", ((CHUNK,),) * (LONG // CHUNK)),
     free_case(1000, 1000),
-    free_case(LONG - CHUNK, 64, CHUNK),
+    free_case(LONG - CHUNK, 256, CHUNK),
 )
 """FAST, every prompt before 300 decode steps, every ragged pair, 2,000 tokens one by one, long texts, free runs."""
 
