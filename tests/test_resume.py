@@ -9,13 +9,15 @@ import subprocess
 import sys
 import traceback
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
+from innerq_export import parity
 from innerq_export.checkpoint import open_checkpoint
 from innerq_export.engine import BuildOptions, load_engine, read_manifest
 from innerq_export.engine.stage_record import unfinished
-from innerq_export.errors import ConfigError, UserError
+from innerq_export.errors import ConfigError, ParityError, UserError
 from innerq_export.spec import preset
 from tests.quick_build import STAGES, Watched, made, stand_in
 
@@ -265,6 +267,19 @@ def test_other_builds_are_kept_out_until_parity_has_its_verdict(model, tmp_path)
 
     made(model, folder, Watched(lambda name: name in ("hashing the files", "parity") and try_too(name)))
     assert said == {"hashing the files": True, "parity": True}
+
+
+def test_a_failed_verdict_is_not_reused(model, tmp_path, monkeypatch):
+    folder = tmp_path / "engine"
+    report = SimpleNamespace(passed=False, summary={"passed": False}, to_json=lambda: "{}", text=lambda: "wrong")
+    with monkeypatch.context() as patch:
+        patch.setattr(parity, "look_closely", lambda *_, **__: SimpleNamespace(report=report))
+        with pytest.raises(ParityError, match="not ready"):
+            made(model, folder)
+    with pytest.raises(ConfigError, match="--overwrite"):
+        made(model, folder)
+    assert not read_manifest(folder).ready
+    assert made(model, folder, overwrite=True) == {"parity"}
 
 
 def test_another_request_does_not_replace_a_build_without_its_verdict(model, tmp_path):
