@@ -10,6 +10,7 @@ from innerq_export.engine.estimate import Estimate
 from innerq_export.engine.logger import quiet_logger
 from innerq_export.engine.monitor import progress_monitor
 from innerq_export.engine.parser import parse
+from innerq_export.engine.plan_file import write_plan
 from innerq_export.engine.plan_request import PlanRequest
 from innerq_export.engine.plugin_library import register
 from innerq_export.engine.shapes import add_profiles
@@ -36,13 +37,11 @@ def build_plan(trt: Any, request: PlanRequest, started: Callable[[Estimate], Non
     estimate = Estimate(len(request.profiles), network.num_layers)
     config.progress_monitor = progress_monitor(trt, estimate)
     started(estimate)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
+    draft = request.plan.with_name(f".{request.plan.name}.new")
+    if not write_plan(trt, builder, network, config, draft):
         raise refused(trt, logger.errors)
     del parser
     timings.save()
-    draft = request.plan.with_name(f".{request.plan.name}.new")
-    draft.write_bytes(plan)
     draft.replace(request.plan)
 
 

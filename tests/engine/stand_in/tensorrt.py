@@ -25,9 +25,9 @@ def get_plugin_registry():
 
 
 class Builder(tensorrt_rtx.Builder):
-    def build_serialized_network(self, network, config):
+    def build_serialized_network_to_stream(self, network, config, writer):
         aliased = config.get_preview_feature(tensorrt_rtx.PreviewFeature.ALIASED_PLUGIN_IO_10_03)
         SEEN.write_text(
             json.dumps({"loaded": loaded, "aliased": aliased, "profiles": config.num_optimization_profiles})
         )
-        return super().build_serialized_network(network, config)
+        return super().build_serialized_network_to_stream(network, config, writer)
