@@ -1,4 +1,4 @@
-# `make build` sets up everything and builds the demo engine; `make test` runs every check.
+# `make build` sets up everything, builds the demo engine and lets it write; `make test` runs every check.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 
 build: $(VENV)/.installed
 	$(BIN)/innerq-export build --model llama --output engines/llama --overwrite
+	$(BIN)/innerq-export run engines/llama --prompt "And it came to pass in those days, that" --max-new-tokens 100
 
 test: $(VENV)/.installed-dev lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile

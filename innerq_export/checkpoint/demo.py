@@ -1,4 +1,7 @@
-"""The built-in demo model `llama`: a small byte-level Llama, made from a seed on first use, kept in a cache folder."""
+"""The built-in demo model `llama`: a small trained byte-level Llama, copied out of this package on first use.
+
+scripts/train_demo_model.py made it; demo_model/README.md says from which text, and what it reaches.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,13 @@ import sys
 import tempfile
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from innerq_export.errors import EnvironmentMismatchError
 
-if TYPE_CHECKING:
-    import numpy as np
-
 NAME = "llama"
-NOTES = ("seeded random weights: the text is noise",)
-SEED = 20260222
-VERSION = f"demo-llama-1-{SEED}"
+NOTES = ("a demo model of 3 million parameters: it has read the King James Bible and Jane Austen, and nothing else",)
+PROMPT = "And it came to pass in those days, that"
 PACKAGED = files("innerq_export.checkpoint") / "demo_model"
 SPECIALS = ("<bos>", "<eos>", "<pad>", *(f"<reserved_{n}>" for n in range(5)))
 CONFIG: dict[str, Any] = {
@@ -49,7 +48,7 @@ CONFIG: dict[str, Any] = {
 
 def demo_folder() -> Path:
     """Return the demo checkpoint's folder; the first call writes it, atomically. Raises EnvironmentMismatchError."""
-    folder = cache_root() / VERSION
+    folder = cache_root() / f"demo-llama-2-{training_record()['weights_sha256'][:8]}"
     if not folder.is_dir():
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -91,11 +90,14 @@ def _write_atomically(folder: Path) -> None:
 
 def write_demo(folder: Path) -> None:
     """Write config, weights and tokenizer of the demo model into `folder`."""
-    from safetensors.numpy import save_file
-
     (folder / "config.json").write_text(json.dumps(CONFIG, indent=2), encoding="utf-8")
-    save_file(_weights(), folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").write_bytes((PACKAGED / "model.safetensors").read_bytes())
     write_tokenizer(folder)
+
+
+def training_record() -> dict[str, Any]:
+    """Return what scripts/train_demo_model.py wrote down: time, card, losses, what the weights reach, their SHA-256."""
+    return json.loads((PACKAGED / "training.json").read_text(encoding="utf-8"))
 
 
 def held_out_text() -> bytes:
@@ -107,37 +109,6 @@ def write_tokenizer(folder: Path) -> None:
     """Write the byte-level tokenizer into `folder`, as AutoTokenizer reads it."""
     _tokenizer().save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(_TOKENIZER_CONFIG, indent=2), encoding="utf-8")
-
-
-def _weights() -> dict[str, np.ndarray]:
-    """Return fp16 weights of a scale at which scores spread (standard deviation about 2.5), so attention is peaked."""
-    import numpy as np
-
-    generator = np.random.default_rng(SEED)
-    hidden, wide = CONFIG["hidden_size"], CONFIG["intermediate_size"]
-    queries, keys = (
-        CONFIG["num_attention_heads"] * CONFIG["head_dim"],
-        CONFIG["num_key_value_heads"] * CONFIG["head_dim"],
-    )
-
-    def normal(rows: int, columns: int, deviation: float) -> np.ndarray:
-        return (generator.standard_normal((rows, columns), dtype=np.float32) * deviation).astype(np.float16)
-
-    weights = {"model.embed_tokens.weight": normal(CONFIG["vocab_size"], hidden, 0.25)}
-    for layer in range(CONFIG["num_hidden_layers"]):
-        prefix = f"model.layers.{layer}"
-        weights |= {
-            f"{prefix}.self_attn.q_proj.weight": normal(queries, hidden, 0.1),
-            f"{prefix}.self_attn.k_proj.weight": normal(keys, hidden, 0.1),
-            f"{prefix}.self_attn.v_proj.weight": normal(keys, hidden, hidden**-0.5),
-            f"{prefix}.self_attn.o_proj.weight": normal(hidden, queries, queries**-0.5),
-            f"{prefix}.mlp.gate_proj.weight": normal(wide, hidden, hidden**-0.5),
-            f"{prefix}.mlp.up_proj.weight": normal(wide, hidden, hidden**-0.5),
-            f"{prefix}.mlp.down_proj.weight": normal(hidden, wide, wide**-0.5),
-            f"{prefix}.input_layernorm.weight": np.ones(hidden, np.float16),
-            f"{prefix}.post_attention_layernorm.weight": np.ones(hidden, np.float16),
-        }
-    return weights | {"model.norm.weight": np.ones(hidden, np.float16)}
 
 
 _TOKENIZER_CONFIG = {

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 @click.command(name="run")
 @click.argument("engine", type=FOLDER)
-@click.option("--prompt", "-p", "prompts", multiple=True, help="Text to continue; repeat for a batch. Default: stdin.")
+@click.option(
+    "--prompt",
+    "-p",
+    "prompts",
+    multiple=True,
+    help="Text to continue; repeat for a batch. Default: stdin, on a terminal an example.",
+)
 @click.option("--max-new-tokens", type=SIZE, default=128, show_default=True, help="Tokens to generate per prompt.")
 @click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--top-k", type=click.IntRange(min=0), default=0, help="Sample from the k likeliest tokens; 0: all.")
@@ -69,7 +75,7 @@ def command(
     from innerq_export.runtime import TorchOptions, generate, load_tokenizer, open_session
 
     options = TorchOptions(dtype=dtype, device=device, tp=tp, compiled=compiled)
-    texts = list(prompts) or [sys.stdin.read()]
+    texts = list(prompts) or [_unasked()]
     backend = _chosen(engine, allow_unready) if backend == "auto" else backend
     session = open_session(
         engine, backend, batch=len(texts), allow_unready=allow_unready, threads=threads, torch_options=options
@@ -81,6 +87,20 @@ def command(
         print_json(_collect(events, texts))
     else:
         _stream(events, texts)
+
+
+def _unasked() -> str:
+    """Return what comes on stdin, or on a terminal an example, which is shown."""
+    if not _on_a_terminal():
+        return sys.stdin.read()
+    from innerq_export.checkpoint.demo import PROMPT
+
+    note(f"no --prompt, so this is continued: {PROMPT}")
+    return PROMPT
+
+
+def _on_a_terminal() -> bool:
+    return sys.stdin.isatty()
 
 
 def _chosen(engine: Path, allow_unready: bool) -> str:

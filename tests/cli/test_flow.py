@@ -5,6 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from innerq_export.checkpoint.demo import PROMPT
 from innerq_export.cli.main import cli
 from innerq_export.engine import seal
 from innerq_export.errors import ParityError
@@ -53,6 +54,14 @@ def test_text_streams_and_figures_go_elsewhere(engine):
     assert result.exit_code == 0
     assert "tokens/s" in result.stderr
     assert "tokens/s" not in result.stdout
+
+
+def test_on_a_terminal_an_example_is_continued(engine, monkeypatch):
+    monkeypatch.setattr("innerq_export.cli.run._on_a_terminal", lambda: True)
+    words = ["run", str(engine), "--max-new-tokens", "8", "--format", "json"]
+    unasked, asked = (CliRunner().invoke(cli, [*words, *more]) for more in ([], ["--prompt", PROMPT]))
+    assert PROMPT in unasked.stderr
+    assert json.loads(unasked.stdout)["results"] == json.loads(asked.stdout)["results"]
 
 
 @pytest.mark.parametrize("engine", list(LAYOUTS)[:1], indirect=True)

@@ -15,7 +15,7 @@ TEXT = b"The quick brown fox jumps over the lazy dog, and the dog sleeps on.\n" 
 FACT = re.compile(rb"\n\[[a-z]{6}: [a-z]{6}\]")
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1}
 SIZE = script.Size(
-    script.CONFIG | TINY | {"num_key_value_heads": 1, "head_dim": 32, "max_position_embeddings": 160}, 640, 1e-2
+    script.CONFIG | TINY | {"num_key_value_heads": 1, "head_dim": 32, "max_position_embeddings": 160}, 640, 1e-2, 0.3
 )
 
 
@@ -76,7 +76,7 @@ def test_recall_counts_whole_answers_only(wrong_byte, expected):
 def test_gains_are_not_decayed():
     optimizer = script.adamw(script.new_model(SIZE, 0), SIZE)
     decays = {group["weight_decay"]: {p.ndim for p in group["params"]} for group in optimizer.param_groups}
-    assert decays == {1.0: {2}, 0.0: {1}}
+    assert decays == {0.3: {2}, 0.0: {1}}
 
 
 @pytest.mark.parametrize("name", ["demo", "eval"])
