@@ -19,8 +19,8 @@ last place, and a code that flips is a difference of a whole step. Measured in f
 
 MEAN_KL = 0.01
 """Most nats, on average, between two machines' logits once blocks exist, where codes may flip for the same reason.
-Measured on seeded weights of the demo model's shape, ONNX Runtime in fp16 against the reference in fp32, each with its own cache: before the
-first block 50 dB at worst, after it 24 dB and a mean KL of 0.002 (quantisation itself: 0.14)."""
+Measured on seeded weights of the demo model's shape, ONNX Runtime in fp16 against the reference in fp32, each with its
+own cache: before the first block 50 dB at worst, after it 24 dB and a mean KL of 0.002 (quantisation itself: 0.14)."""
 
 
 def model_floor_db(dtype: str, layers: int) -> float:
@@ -28,7 +28,7 @@ def model_floor_db(dtype: str, layers: int) -> float:
 
     The engine is held to fp32 PyTorch with the same rounded weights and the same cache, so what is left is the rounding
     of activations. A unit of the last place is 66 dB (fp16) or 144 dB (fp32) below its number; every layer adds its
-    own, independent of the others, so noise power grows with the layers. Measured in fp16 with 4 layers, on the demo model:
-    keys and values 61.2 dB, logits 54.9 dB; on seeded weights of its shape: 52.9 and 55.4 dB.
+    own, independent of the others, so noise power grows with the layers. Measured in fp16 with 4 layers, on the demo
+    model: keys and values 61.2 dB, logits 54.9 dB; on seeded weights of its shape: 52.9 and 55.4 dB.
     """
     return _ONE_LAYER_DB[dtype] - 10 * math.log10(layers)
