@@ -7,6 +7,7 @@ of the projections. Query head h has the lambda of its KV head h // (Hq / Hkv).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -67,8 +68,10 @@ def _unfit(what: str, got: str) -> CheckpointError:
 
 def _is_product(norm: Any) -> bool:
     """Whether a norm multiplies by its weight: then nothing is left of its input where the weight is 0."""
+    bare, shape = copy.copy(norm), norm.weight.shape
+    bare._parameters = {name: torch.nn.Parameter(torch.zeros(shape)) for name in norm._parameters}
     with torch.no_grad():
-        return not norm(torch.linspace(1, 2, norm.weight.numel()).reshape(norm.weight.shape)).any()
+        return not bare.forward(torch.linspace(1, 2, shape.numel()).reshape(shape)).any()
 
 
 def _parts(module: Any, query_HqD: np.ndarray, key_HkvD: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:

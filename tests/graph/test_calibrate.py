@@ -3,11 +3,15 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
 
+from innerq_export.checkpoint import open_checkpoint
 from innerq_export.errors import CheckpointError, ConfigError
 from innerq_export.graph.calibrate import calibrate
 from innerq_export.graph.streamed import stream_weights
 from tests.graph.onnx_run import positions_of
+from tests.graph.test_families import FAMILIES
+from tests.models import tiny_model
 
 TEXT = "Small errors hide behind large sums. " * 40
 
@@ -37,8 +41,6 @@ def keys_of(folder, ids_BS):
 
 
 def test_lambda_is_that_of_the_models_own_keys_past_the_sinks(tied_fp16, text):
-    from tokenizers import Tokenizer
-
     norm = calibrate(tied_fp16, text, sink=8, max_tokens=700)
     ids = Tokenizer.from_file(str(tied_fp16.folder / "tokenizer.json")).encode(TEXT).ids
     ids_BS = torch.tensor(ids[:700]).reshape(2, 350)  # the context is 512
@@ -58,6 +60,18 @@ def test_sharded_bf16_with_biases(untied_bf16, text):
     norm = calibrate(untied_bf16, text)
     assert norm.lambda_LHkvD.shape == (2, 1, 128)
     assert np.isfinite(norm.lambda_LHkvD).all() and (norm.lambda_LHkvD > 0).all()
+
+
+@pytest.mark.parametrize("family", ["qwen3", "olmo2", "cohere", "phi3", "mixtral", "qwen3_moe"])
+def test_other_families_calibrate_too(family, text, tmp_path):
+    folder = tiny_model(tmp_path / family, family, num_hidden_layers=1, **FAMILIES[family])
+    norm = calibrate(open_checkpoint(str(folder)), text, sink=8, max_tokens=300)
+    ids_BS = torch.tensor(Tokenizer.from_file(str(folder / "tokenizer.json")).encode(TEXT).ids[:300])[None]
+    (key_BHkvSD,) = keys_of(folder, ids_BS)
+    root_HkvD = key_BHkvSD[:, :, 8:].abs().amax((0, 2)).sqrt().numpy()
+    found_HkvD = norm.lambda_LHkvD[0].astype(np.float32)
+    assert (found_HkvD > root_HkvD * 0.999).all(), "a lambda below the root of its own channel's largest key"
+    assert np.isclose(found_HkvD, root_HkvD, rtol=1e-3).mean() >= 0.25, "no channel decides its own lambda"
 
 
 def test_weights_are_there_only_while_their_module_runs(tied_fp16):
