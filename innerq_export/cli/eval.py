@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,12 +55,20 @@ AUTO = "auto"
 @click.option("--limit", type=SIZE, help="With --tasks: only this many questions of each.")
 @click.option("--include-path", type=FOLDER, help="With --tasks: a folder of your own task definitions.")
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
+@click.option("--from", "planned", type=_FILE, is_eager=True, help="Print and draw this fidelity.json again; no MODEL.")
 @click.option("--output", "-o", type=FOLDER, help="Write fidelity.json, fidelity.md and figures into this folder.")
 @format_option
-def command(model: str, form: str, output: Path | None, tasks: str | None, **choices: Any) -> None:
+def command(
+    model: str, form: str, output: Path | None, tasks: str | None, planned: Path | None, **choices: Any
+) -> None:
     """Measure MODEL's fidelity under every cache scheme: KL, perplexity, top-1, recall, attention dB."""
     line = "innerq-export " + " ".join(sys.argv[1:])
-    told = _tasks(model, tasks, choices) if tasks else _fidelity(model, output, line, **choices)
+    if tasks:
+        told = _tasks(model, tasks, choices)
+    else:
+        told = _measured_before(planned) if planned else _fidelity(model, line, **choices)
+        if output is not None:
+            _write(told, output)
     if form == "json":
         print_json(told)
     elif tasks:
@@ -72,7 +81,28 @@ def command(model: str, form: str, output: Path | None, tasks: str | None, **cho
         click.echo(markdown(told))
 
 
-def _fidelity(model: str, output: Path | None, line: str, **choices: Any) -> Mapping[str, Any]:
+def _measured_before(file: Path) -> Mapping[str, Any]:
+    from innerq_export.errors import ConfigError
+    from innerq_export.eval.report import SCHEMA
+
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file}: cannot be read as JSON", got=error, fix="name a fidelity.json of eval") from error
+    if not isinstance(told, dict) or told.get("schema") != SCHEMA:
+        raise ConfigError(f"{file}: not a report of eval", expected=SCHEMA, fix="name a fidelity.json of eval")
+    return told
+
+
+def _write(told: Mapping[str, Any], output: Path) -> None:
+    from innerq_export.eval.report import write
+    from innerq_export.figures.fidelity import fidelity_figures
+
+    for path in [*write(told, output), *fidelity_figures(told, output)]:
+        note(f"  wrote {path}")
+
+
+def _fidelity(model: str, line: str, **choices: Any) -> Mapping[str, Any]:
     from innerq_export.checkpoint import open_checkpoint
     from innerq_export.eval.run import Options, evaluate
 
@@ -81,14 +111,7 @@ def _fidelity(model: str, output: Path | None, line: str, **choices: Any) -> Map
     for words in checkpoint.notes:
         note(f"note: {words}")
     options = Options(command=line, **_settings(checkpoint.shape.max_positions, **choices))
-    report = evaluate(checkpoint, options, progress)
-    told = report.to_dict()
-    if output is not None:
-        from innerq_export.figures.fidelity import fidelity_figures
-
-        for path in [*report.write(output), *fidelity_figures(told, output)]:
-            note(f"  wrote {path}")
-    return told
+    return evaluate(checkpoint, options, progress).to_dict()
 
 
 def _settings(

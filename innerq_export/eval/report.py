@@ -93,14 +93,14 @@ class Report:
             "auto": {name: made.to_dict() for name, made in self.allocations.items()},
         }
 
-    def write(self, folder: Path, stem: str = "fidelity") -> list[Path]:
-        """Write <stem>.json and <stem>.md into `folder`; return their paths."""
-        folder.mkdir(parents=True, exist_ok=True)
-        told = self.to_dict()
-        paths = [folder / f"{stem}.json", folder / f"{stem}.md"]
-        paths[0].write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-        paths[1].write_text(markdown(told), encoding="utf-8")
-        return paths
+
+def write(told: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write a report (Report.to_dict) as fidelity.json and fidelity.md into `folder`; return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / "fidelity.json", folder / "fidelity.md"]
+    paths[0].write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    paths[1].write_text(markdown(told), encoding="utf-8")
+    return paths
 
 
 def markdown(told: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from innerq_export.errors import ConfigError
 from innerq_export.eval.measure import text_figures
 from innerq_export.eval.model import Decoded
 from innerq_export.eval.plans import Sizes, full_precision, plans_of
-from innerq_export.eval.report import Spread, markdown
+from innerq_export.eval.report import Spread, markdown, write
 from innerq_export.eval.run import Options, evaluate
 from innerq_export.figures.fidelity import fidelity_figures, pareto
 
@@ -97,7 +97,7 @@ def test_what_does_not_fit_is_refused(tiny_checkpoint, changes, words):
 
 
 def test_files_and_figures(report, tmp_path):
-    json_file, markdown_file = report.write(tmp_path)
+    json_file, markdown_file = write(report.to_dict(), tmp_path)
     told = json.loads(json_file.read_text())
     assert told["schema"] == "innerq-export/fidelity/1"
     assert told["settings"]["seeds"] == [0, 1]
@@ -132,7 +132,19 @@ def test_the_command_line(tiny_checkpoint, tmp_path):
     assert [row["name"] for row in told["rows"]] == ["fp16", "quality sink=0"]
     assert "sink 0" in told["rows"][1]["what"]
     assert len(told["rows"][1]["recall_cells"]) == 5
-    assert (tmp_path / "fidelity.md").exists()
+    again = ["--from", str(tmp_path / "fidelity.json"), "-o", str(tmp_path / "again")]
+    assert "quality sink=0" in CliRunner().invoke(command, again, catch_exceptions=False).stdout
+    for name in ("fidelity.md", "fidelity.json", "fidelity-light.svg"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / name).read_bytes()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema": "other"}'])
+def test_a_file_that_is_no_report_is_refused(content, tmp_path):
+    from innerq_export.cli.eval import command
+
+    (tmp_path / "other.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"other\.json"):
+        CliRunner().invoke(command, ["--from", str(tmp_path / "other.json")], catch_exceptions=False)
 
 
 def test_groups_of_the_command_line_are_those_of_the_plans():
