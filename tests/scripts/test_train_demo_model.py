@@ -23,12 +23,12 @@ def as_bytes(text: bytes) -> np.ndarray:
     return np.frombuffer(text, np.uint8)
 
 
-def test_half_of_the_windows_are_prose_the_others_ask_for_facts():
+def test_some_windows_are_prose_the_others_ask_for_facts():
     generator = np.random.default_rng(0)
     rows = [script.window(as_bytes(TEXT), 512, generator).tobytes() for _ in range(400)]
     lines = np.array([len(FACT.findall(row)) for row in rows])
     assert all(len(row) == 512 for row in rows)
-    assert 0.4 < (lines == 0).mean() < 0.6 and 0.1 < (lines == 16).mean() < 0.3
+    assert 0.3 < (lines == 0).mean() < 0.5 and 0.25 < (lines == 22).mean() < 0.45
     assert all(row in TEXT for row, count in zip(rows, lines, strict=True) if count == 0)
     crowded = [FACT.findall(row) for row in rows if FACT.search(row)]
     assert np.mean([len(found) > len(set(found)) for found in crowded]) > 0.7  # something can be recalled
