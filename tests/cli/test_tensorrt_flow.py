@@ -1,6 +1,7 @@
 """`build --backend tensorrt` and `run` from end to end; only TensorRT itself is a stand-in."""
 
 import json
+import os
 import shutil
 import subprocess
 
@@ -105,3 +106,30 @@ def test_float32_is_refused_before_the_export(machine, checkpoint, library, tmp_
     assert "does not compute in float32" in str(result.exception)
     assert "--dtype float16" in str(result.exception)
     assert not (tmp_path / "e").exists()
+
+
+def test_a_second_build_reuses_the_plan_until_the_library_changes(machine, checkpoint, library, tmp_path, monkeypatch):
+    own = shutil.copy(library, tmp_path / library.name)
+    monkeypatch.setenv(resolve.ENVIRONMENT, str(own))
+    monkeypatch.setattr(tensorrt_module, "run_builder", lambda request, step: request.plan.write_text("plan"))
+
+    def made(*words):
+        stages = json.loads(build(checkpoint, tmp_path / "engine", "--overwrite", *words).stdout)["stages"]
+        return {name for name, stage in stages.items() if not stage["reused"]}
+
+    assert made() == {"export", "model.onnx", "model.plugin.onnx", "onnxruntime", "tensorrt"}
+    first = read_manifest(tmp_path / "engine")
+    assert made() == set()
+    again = read_manifest(tmp_path / "engine")
+    assert again.replace(created="", files={}) == first.replace(created="", files={})
+    assert {name: entry.sha256 for name, entry in again.files.items()} == {
+        name: entry.sha256 for name, entry in first.files.items()
+    }
+    with open(own, "ab") as stream:
+        stream.write(b"\0")
+    assert made() == {"tensorrt"}
+    assert (tmp_path / "engine" / library.name).read_bytes() == own.read_bytes()
+    assert made("--backend", "onnxruntime") == set()
+    assert not {"model.engine", "rank0.engine", "model.plugin.onnx", library.name} & set(
+        os.listdir(tmp_path / "engine")
+    )
