@@ -9,9 +9,9 @@ token; free pages hold the poison they were given; all pages are back; memory ha
 tenth of the steps on, the host's from a half).
 
 Why a tolerance: on a card, other rows in the batch mean other roundings (GEMM, split of the attention), and a key near
-the edge of a 3-bit code then falls the other way, which moves logits (deviation about 3) by up to a few tenths. On the
-CPU rows do not touch each other and every recomputed token is exactly the best; with --bits 8 a code is so fine that
-the tolerance may be 0.25. Two sequences that read each other's page (--fault) are off by 4 and more.
+the edge of a 3-bit code then falls the other way, which moves logits (deviation 1) by up to half. docs/transformers.md
+shows the same without any pool. With --bits 8 a code is so fine that --tolerance 0.25 will do. Two sequences that read
+each other's page (--fault) are off by 4 and more.
 """
 
 from __future__ import annotations
