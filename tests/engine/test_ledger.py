@@ -7,6 +7,8 @@ import traceback
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from innerq_export.engine import stage_record as record_module
 from innerq_export.engine import staging
@@ -69,6 +71,19 @@ def test_another_key_makes_that_stage_alone(tmp_path, changed):
     second.build(tmp_path / "e", overwrite=True)
     assert second.made == [changed]
     assert whole(tmp_path / "e", keys)
+
+
+@settings(max_examples=25, deadline=None)
+@given(history=st.lists(st.tuples(*[st.sampled_from("123")] * 3), min_size=2, max_size=5))
+def test_whatever_changed_before_each_build_makes_what_differs_from_the_last(tmp_path_factory, history):
+    folder = tmp_path_factory.mktemp("history") / "e"
+    last = ("", "", "")
+    for keys in history:
+        maker = Maker(keys)
+        maker.build(folder, overwrite=True)
+        assert maker.made == [name for name, key, former in zip(FILES, keys, last, strict=True) if key != former]
+        assert whole(folder, keys)
+        last = keys
 
 
 @pytest.mark.parametrize("damage", ["rewritten", "gone", "touched"])
