@@ -65,12 +65,14 @@ def check_ranks(shape: ModelShape, ranks: int) -> None:
 def styles_of(model: Any) -> dict[str, str]:
     """Return for every module of a transformers model that ranks share "colwise" or "rowwise", after its own plan.
 
-    Raises ConfigError for a model whose attention cannot be split by KV heads.
+    What lies outside the layers (embedding, head) is whole on every rank, whatever the plan says. Raises ConfigError
+    for a model whose attention cannot be split by KV heads.
     """
     plan = {
         f"{model.base_model_prefix}.{name}": style for name, style in (model.config.base_model_tp_plan or {}).items()
     }
-    styles = {name: plan.get(_wildcard(name), "") for name, _ in model.named_modules()}
+    wildcards = {name: _wildcard(name) for name, _ in model.named_modules()}
+    styles = {name: plan.get(wildcard, "") for name, wildcard in wildcards.items() if "*" in wildcard}
     keys = [style for name, style in styles.items() if name.endswith("k_proj")]
     if not keys or any(style != COLUMN for style in keys):
         raise ConfigError(

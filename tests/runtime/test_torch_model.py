@@ -75,6 +75,17 @@ def test_the_parts_of_two_ranks_are_the_whole(checkpoint, family, monkeypatch):
         assert torch.equal(joined, expected), name
 
 
+def test_styles_are_those_of_the_layers_and_unknown_ones_are_refused(checkpoint):
+    model = empty_model(checkpoint("llama").config, torch.float32, torch.device("meta"))
+    plan = dict(model.config.base_model_tp_plan)
+    expected = styles_of(model)
+    model.config.base_model_tp_plan = plan | {"embed_tokens": "embedding_rowwise"}
+    assert styles_of(model) == expected
+    model.config.base_model_tp_plan = plan | {"layers.*.mlp.up_proj": "sideways"}
+    with pytest.raises(ConfigError, match="cannot be split"):
+        styles_of(model)
+
+
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 def test_a_folded_key_norm_changes_rows_of_weights_and_no_logits(checkpoint, family, monkeypatch):
     monkeypatch.setattr(torch_model, "_sum_over", lambda module, group: None)
