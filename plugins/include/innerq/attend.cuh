@@ -63,6 +63,20 @@ __device__ __forceinline__ void load_query(const Task &task, const Segment &segm
     raw.load(token_row(p.query, segment.batch, head, token), lambda, lane & 3);
 }
 
+// Wakes the memory while this warp still works out its share: the step that will most likely be its first. begin: the
+// CTA's first unit.
+template <int kCount>
+__device__ __forceinline__ void prefetch_first_step(const Task &task, const SegmentWalk &walk, int begin, int warp,
+                                                    int lane) {
+#if INNERQ_BULK_COPY
+    if (task.params.cache.block_table != nullptr) return;
+    const int block = walk.sequence.blocks_before(at_least(begin - walk.segment.start, 0)) + kCount * warp;
+    const int count = min(kCount, walk.sequence.blocks - block);
+    const RecordSource source(task, walk.segment, walk.sequence.blocks, lane);
+    if (lane == 0 && count > 0) bulk_prefetch(source.in_run(block), count * task.params.cache.record_bytes);
+#endif
+}
+
 // This warp's part of units [from, to) of a segment, which a team shares: window chunks first, then records. Memory is
 // far: all that is needed first is asked for first.
 template <int kShare, int kTiles, class KeyCodes, class ValueCodes>
@@ -246,6 +260,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps, 1)
     const int end = shares.cut(warp + 1);
     if (unit < end) {
         SegmentWalk walk(task, census, unit, lane);
+        prefetch_first_step<kStepRecords<kTiles, KeyCodes, ValueCodes>>(task, walk, begin, warp, lane);
 #pragma unroll 1
         while (true) {
             const Segment &segment = walk.segment;

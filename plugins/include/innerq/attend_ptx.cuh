@@ -140,6 +140,11 @@ __device__ __forceinline__ uint64_t evict_unchanged_policy() {
     return policy;
 }
 
+// Asks for a copy in the L2 cache.
+__device__ __forceinline__ void bulk_prefetch(const void *from, uint32_t bytes) {
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+}
+
 __device__ __forceinline__ void bulk_copy(uint32_t to, const void *from, uint32_t bytes, uint32_t barrier,
                                           uint64_t policy) {
     asm volatile(
