@@ -36,8 +36,8 @@ void copy(void *to, const void *from, size_t bytes) {
     }
     reinterpret_cast<int (*)()>(dlsym(driver, "cuCtxSynchronize"))();
     using Copy = int (*)(uint64_t, uint64_t, size_t);
-    const auto status = reinterpret_cast<Copy>(dlsym(driver, "cuMemcpy"))(
-        reinterpret_cast<uint64_t>(to), reinterpret_cast<uint64_t>(from), bytes);
+    const auto status = reinterpret_cast<Copy>(dlsym(driver, "cuMemcpy"))(reinterpret_cast<uint64_t>(to),
+                                                                          reinterpret_cast<uint64_t>(from), bytes);
     if (status != 0) abort();
 }
 
