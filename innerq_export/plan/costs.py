@@ -15,6 +15,7 @@ from innerq_export.artifacts import TensorRef
 
 _MB = 1_000_000
 _KB = 1_000
+_FP32 = 4
 ITEM_BYTES = {"float16": 2, "float32": 4}
 SAFETENSORS_OF = {"float16": "F16", "float32": "F32"}
 
@@ -36,7 +37,7 @@ MEMORY = {
     "export": Cost(448 * _MB, 3.6 * _MB, 0),
     "write": Cost(454 * _MB, 4.4 * _MB, 0),
     "onnxruntime": Cost(480 * _MB, 5.4 * _MB, 0),
-    "tensorrt-rtx": Cost(234 * _MB, 43.7 * _MB, 3.15),
+    "tensorrt-rtx": Cost(234 * _MB, 43.7 * _MB, 2.45),
     "tensorrt": Cost(1500 * _MB, 43.7 * _MB, 3.15),
     "hash": Cost(490 * _MB, 5.0 * _MB, 0),
 }
@@ -44,7 +45,11 @@ MEMORY = {
 PARITY_SMALL = {"float16": Cost(565 * _MB, 5.0 * _MB, 9.6), "float32": Cost(565 * _MB, 5.0 * _MB, 5.1)}
 PARITY_LARGE = {"float16": Cost(520 * _MB, 5.0 * _MB, 5.1), "float32": Cost(520 * _MB, 5.0 * _MB, 4.0)}
 """Parity opens a second session of an engine folder below SMALL_FOLDER_BYTES."""
-SMALL_FOLDER_BYTES = 200 << 20
+PARITY_STREAMED = Cost(815 * _MB, 5.0 * _MB, 1.0)
+"""Above LARGE_FOLDER_BYTES weights stay mapped; `parity_memory` adds what is made of them."""
+SMALL_FOLDER_BYTES, LARGE_FOLDER_BYTES = 200 << 20, 600 << 20
+_LOGIT_ROWS = 1076
+"""Rows of fp32 logits that are alive at once in the small set of cases: several copies of two texts of 203 tokens."""
 CALIBRATION_TOKENS = 4096
 _PROJECTIONS = ("q_proj", "k_proj", "qkv_proj")
 
@@ -52,6 +57,18 @@ MODEL_FILE = Cost(49 * _KB, 9 * _KB, 0)
 PLAN_FILE = Cost(3.75 * _MB, 3.1 * _MB, 1.0)
 REPORT_BYTES = 40 * _KB
 """manifest.json and parity.json."""
+
+
+def parity_memory(layers: int, vocab: int, tensors: Sequence[TensorRef], dtype: str, weights: int, folder: int) -> int:
+    """Return the peak of parity for an engine of `weights` bytes of weights in a folder of `folder` bytes.
+
+    Of a large one, the mapped weights, the largest of them in fp32 and the logits.
+    """
+    if folder <= LARGE_FOLDER_BYTES:
+        cost = (PARITY_SMALL if folder < SMALL_FOLDER_BYTES else PARITY_LARGE)[dtype]
+        return cost.at(layers, weights)
+    largest = max((math.prod(ref.shape) for ref in tensors), default=0)
+    return PARITY_STREAMED.at(layers, weights) + _FP32 * (largest + _LOGIT_ROWS * vocab)
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,11 @@ from innerq_export.engine import BuildRequest
 from innerq_export.plan.costs import (
     MEMORY,
     MODEL_FILE,
-    PARITY_LARGE,
-    PARITY_SMALL,
     PLAN_FILE,
     REPORT_BYTES,
-    SMALL_FOLDER_BYTES,
-    Cost,
     Weights,
     calibration_memory,
+    parity_memory,
     weights_of,
 )
 from innerq_export.plan.headers import Headers
@@ -42,7 +39,9 @@ def phases_of(headers: Headers, request: BuildRequest, backend: str, history: Se
     memory = {name: cost.at(layers, weights.engine) for name, cost in MEMORY.items()}
     for name in NVIDIA:
         memory[name] += memory["onnxruntime"]
-    memory["parity"] = _parity(request.dtype, weights.engine + sum(disk.values())).at(layers, weights.engine)
+    folder = weights.engine + sum(disk.values())
+    vocab = headers.shape.vocab
+    memory["parity"] = parity_memory(layers, vocab, headers.tensors, request.dtype, weights.engine, folder)
     memory["calibrate"] = calibration_memory(headers.tensors, headers.config)
     names = ["calibrate"] if request.key_norm_text else []
     names += ["export", "write", "onnxruntime", *([backend] if backend in NVIDIA else []), "hash"]
@@ -61,10 +60,6 @@ def _weights(headers: Headers, request: BuildRequest) -> Weights:
 def _layers(headers: Headers) -> int:
     """Return how many layers the graph weighs: an expert takes about a quarter of a dense layer's memory and nodes."""
     return headers.shape.layers + experts_of(headers.config) // 4
-
-
-def _parity(dtype: str, folder_bytes: int) -> Cost:
-    return (PARITY_SMALL if folder_bytes < SMALL_FOLDER_BYTES else PARITY_LARGE)[dtype]
 
 
 def _disk(headers: Headers, request: BuildRequest, backend: str, weights: Weights) -> dict[str, int]:
