@@ -87,7 +87,7 @@ def run(options: DecodeOptions, progress: Progress | None = None) -> DecodeRepor
         fits = list(_fits(bench, library)) if options.fit and device.type == "cuda" else []
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return DecodeReport(
-        options.command, environment(name, asdict(library.build)), CONFIGS[options.model], options.preset,
+        options.command, environment(name, asdict(library.build) | {"path": library.path.name}), CONFIGS[options.model], options.preset,
         options.dtype, sum(p.nbytes for p in model.parameters()), points, fits, bench.refused,
     )  # fmt: skip
 

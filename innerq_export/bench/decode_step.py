@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -20,6 +21,8 @@ ROUNDS, BUDGET_MS, MOST_STEPS = 3, 120.0, 48
 PARTS = ("gemm", "attention", "append", "rest")
 _ATTENTION = ("innerq::attend", "attend_kernel", "flash", "fmha", "cudnn", "decodewith", "prefillwith", "mergestates")
 _APPEND = ("run_places", "direct_copy", "float8")
+_PRODUCT_OF_ONE_ROW = re.compile(r"triton_(red|per)_fused_\w*_mm(_|$)")
+"""How inductor names the reduction that a product of a single row becomes."""
 _GEMM = ("gemm", "gemv", "nvjet", "cutlass", "splitk", "cublas")
 
 
@@ -119,4 +122,4 @@ def kind_of(kernel: str) -> str:
     for kind, words in (("append", _APPEND), ("attention", _ATTENTION), ("gemm", _GEMM)):
         if any(word in name for word in words):
             return kind
-    return "rest"
+    return "gemm" if _PRODUCT_OF_ONE_ROW.match(name) else "rest"

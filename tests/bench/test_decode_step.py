@@ -105,6 +105,8 @@ def test_an_unknown_model_is_named():
         ("void pytorch_flash::flash_fwd_splitkv_kernel<cutlass::half_t>", "attention"),
         ("cudnn_generated_fort_native_sdpa_sm90_flash_fprop_f16", "attention"),
         ("void at::native::elementwise_kernel<128, 4, at::native::direct_copy_kernel_cuda", "append"),
+        ("triton_red_fused__unsafe_view_add_mm_t_3", "gemm"),
+        ("triton_poi_fused__to_copy_bmm_expand_unsqueeze_0", "rest"),
         ("triton_red_fused__to_copy_add_mean_mul_pow_rsqrt_0", "rest"),
     ],
 )
