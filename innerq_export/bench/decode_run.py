@@ -86,8 +86,9 @@ def run(options: DecodeOptions, progress: Progress | None = None) -> DecodeRepor
     with progress.stage("filling the memory"):
         fits = list(_fits(bench, library)) if options.fit and device.type == "cuda" else []
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    where = environment(name, asdict(library.build) | {"path": library.path.name})
     return DecodeReport(
-        options.command, environment(name, asdict(library.build) | {"path": library.path.name}), CONFIGS[options.model], options.preset,
+        options.command, where, CONFIGS[options.model], options.preset,
         options.dtype, sum(p.nbytes for p in model.parameters()), points, fits, bench.refused,
     )  # fmt: skip
 
