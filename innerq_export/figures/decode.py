@@ -20,11 +20,12 @@ def decode_figures(report: Mapping[str, Any], folder: Path) -> list[Path]:
     """Write the figures of a bench decode report (DecodeReport.to_dict) that it has data for; return their paths."""
     where = f"{report['environment']['device']}, {report['environment']['date']}"
     rows: Rows = report["points"]
-    taken_apart = [row for row in rows if row["parts"]]
+    taken_apart = sorted((row for row in rows if row["parts"]), key=lambda row: (row["batch"], row["tokens"]))
 
     def speed(axes: Axes, theme: Theme) -> None:
         for style, series in _series(rows, theme):
             axes.plot([row["tokens"] for row in series], [1e3 * row["batch"] / row["ms"] for row in series], **style)
+        axes.set_yscale("log")
         _finish(axes, rows, "tokens per second, all sequences")
         axes.set_title(f"Decoding, {report['model']['num_hidden_layers']} layers, {report['dtype']} ({where})")
 
@@ -50,7 +51,7 @@ def _series(rows: Rows, theme: Theme) -> Iterator[tuple[dict[str, Any], Rows]]:
         for batch, marker in zip(batches, _MARKERS, strict=False):
             series = [row for row in rows if (row["cache"], row["batch"]) == (name, batch)]
             style = {"marker": marker, "color": colour(_kind(name), theme), "label": f"{name}, {batch}"}
-            yield style | {"ls": "--" if "flash" in name.lower() else "-"}, sorted(series, key=lambda r: r["tokens"])
+            yield style | {"ls": "--" if "SDPA flash" in name else "-"}, sorted(series, key=lambda r: r["tokens"])
 
 
 def _kind(cache: str) -> str:
@@ -61,9 +62,9 @@ def _kind(cache: str) -> str:
 
 def _finish(axes: Axes, rows: Rows, what: str) -> None:
     tokens_axis(axes, sorted({row["tokens"] for row in rows}))
-    axes.set_yscale("log")
     axes.set_ylabel(what)
-    axes.legend(fontsize=7, ncols=2, title="cache, sequences", title_fontsize=7)
+    figure: Any = axes.get_figure()
+    figure.legend(loc="outside lower center", fontsize=7, ncols=4, title="cache, sequences", title_fontsize=7)
 
 
 def _draw_parts(axes: Axes, theme: Theme, rows: Rows) -> None:
