@@ -1,6 +1,6 @@
 """What key normalisation buys: mean KL of a reference cache to the unquantised model, for none, prefill and folded.
 
-python scripts/compare_key_norms.py MODEL --text FILE [--large 16] prints a table for 2, 3 and 4 key bits; values have 8.
+python scripts/compare_key_norms.py MODEL --text FILE [--large 16] prints a table for 2, 3 and 4 key bits (values: 8).
 `--large` makes three pairs of channels of every KV head so many times as large, and the queries' as many times smaller:
 the same function, with keys as large models have them.
 """
