@@ -43,12 +43,12 @@ def test_what_changes_in_a_family(family, part, tmp_path):
 @pytest.mark.slow
 def test_memory_of_calibration_is_foreseen_within_15_percent(tmp_path):
     if sys.platform != "linux":
-        pytest.skip("ru_maxrss has other units elsewhere")
+        pytest.skip("peaks come from /proc")
     (tmp_path / "text").write_text("Small errors hide behind large sums. " * 200)
     words = ["calibrate", "llama", "--text", str(tmp_path / "text"), "-o", str(tmp_path / "lambda")]
     code = (
-        f"import resource; from innerq_export.cli.main import cli; cli({words}, standalone_mode=False); "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+        f"from innerq_export.cli.main import cli; cli({words}, standalone_mode=False); "
+        "from pathlib import Path; from innerq_export.plan.meter import peak_of; print(peak_of(Path('/proc/self')))"
     )
     said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     demo = open_checkpoint("llama")
