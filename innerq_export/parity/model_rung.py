@@ -16,6 +16,7 @@ from innerq_export.parity.accuracy import Tally
 from innerq_export.parity.cases import Case, free_case, prompts_case
 from innerq_export.parity.ladder import Ladder
 from innerq_export.parity.ops import KernelOps, OpBackend, PluginOps
+from innerq_export.parity.ops.base import lacks_head_dim
 from innerq_export.parity.ops.plugin_host import HostDiedError
 from innerq_export.parity.ops.rungs import OpSetting, RungOutcome
 from innerq_export.parity.report import FAILED, NOT_RUN, PASSED, Finding, RungResult
@@ -57,7 +58,10 @@ def model_outcome(
 ) -> RungOutcome:
     """Climb with one backend; `lacks`: why it cannot be run."""
     cases = [case for case in (case.within(setting.shape.max_positions) for case in CASES) if case]
-    lacks = lacks or backend.lacks(setting.config, setting.dtype) or ("" if cases else "the model's context is short")
+    lacks = lacks or backend.lacks(setting.config, setting.dtype)
+    lacks = (
+        lacks or lacks_head_dim(backend, setting.shape.head_dim) or ("" if cases else "the model's context is short")
+    )
     if lacks or model is None:
         return RungOutcome(RungResult(NAME, NOT_RUN, _HOLDS, reason=lacks, backend=backend.name))
     layers = (setting.shape.layers, setting.dtype)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from innerq_export.parity.model_rung import BATCH, TOKENS, model_outcome, model_outcomes
 from innerq_export.parity.ops import KernelOps, ReferenceOps
 from innerq_export.parity.ops.plugin_host import HostDiedError
+from innerq_export.parity.ops.rungs import op_rungs
 from innerq_export.parity.text import token_streams
 from tests.parity.matrix import SETTING, SHAPE
 
@@ -24,6 +27,18 @@ def test_a_sound_backend_passes(backend, torch_model, streams_BT) -> None:
     assert outcome.result.status == "passed" and outcome.result.calls == 13
     assert outcome.result.figures["logits, worst dB"] > 50
     assert {"cache 1", "attention 0", "logits", "next token"} <= set(next(iter(outcome.tally.cases.values())))
+
+
+def test_what_kernels_have_no_head_dim_for_is_not_run_and_nothing_fails(torch_model, streams_BT) -> None:
+    setting = dataclasses.replace(SETTING, shape=dataclasses.replace(SHAPE, head_dim=32))
+    outcomes = [rung.run() for rung in op_rungs([], setting)] + [
+        model_outcome(torch_model, KernelOps("host"), setting, streams_BT)
+    ]
+    statuses = {(outcome.result.name, outcome.result.backend): outcome.result.status for outcome in outcomes}
+    assert statuses.pop(("packing", "reference")) == "passed"
+    assert set(statuses.values()) == {"not run"}
+    if not KernelOps("host").lacks(setting.config, "float16"):
+        assert "64, 128, 256, not 32" in outcomes[-1].result.reason
 
 
 class Dying(ReferenceOps):

@@ -10,6 +10,8 @@ from torch import Tensor
 from innerq_export.spec import CacheConfig
 from innerq_export.spec.ops import Op, resolve
 
+HEAD_DIMS = (64, 128, 256)  # of plugins/launch/innerq.h
+
 
 class OpBackend(Protocol):
     """Something that runs `InnerQAppend` and `InnerQAttention` on the tensors of the op table, in its own layout."""
@@ -27,6 +29,13 @@ class OpBackend(Protocol):
 
     def run(self, op: Op, config: CacheConfig, inputs: Mapping[str, Tensor], scale: float = 0.0) -> dict[str, Tensor]:
         """Return the op's outputs by name, on the CPU; `inputs` stay as they are."""
+
+
+def lacks_head_dim(backend: OpBackend, head_dim: int) -> str:
+    """Return why a backend has nothing for this head dim, or ''. Packed records are for those of `HEAD_DIMS`."""
+    if backend.layout != "packed" or head_dim in HEAD_DIMS:
+        return ""
+    return f"the kernels take head dims {', '.join(map(str, HEAD_DIMS))}, not {head_dim}"
 
 
 class ReferenceOps:

@@ -39,11 +39,11 @@ class KernelPacking:
     """innerq_to_logical and innerq_from_logical of a kernel library."""
 
     def __init__(self, kernels: KernelOps):
-        self._kernels, self.name = kernels, kernels.name
+        self.kernels, self.name = kernels, kernels.name
 
     def lacks(self, config: CacheConfig, dtype: str) -> str:
         """Say why the library cannot run."""
-        return self._kernels.lacks(config, "float16")
+        return self.kernels.lacks(config, "float16")
 
     def unpack(self, config: CacheConfig, records: Tensor, head_dim: int) -> Blocks:
         """Return the blocks of records [B, Hkv, N, words]."""
@@ -56,7 +56,7 @@ class KernelPacking:
         return self._convert("innerq_from_logical", config, blocks, None)[1]
 
     def _convert(self, name: str, config: CacheConfig, blocks: Blocks, records: Tensor | None) -> tuple[Blocks, Tensor]:
-        device, library = self._kernels.device, self._kernels.library
+        device, library = self.kernels.device, self.kernels.library
         moved = Blocks.of({part: tensor.to(device) for part, tensor in blocks.tensors().items()})
         batch, kv_heads, count, _, head_dim = blocks.key_codes_BHkvN32D.shape
         cache = empty_packed_cache(config, batch, kv_heads, head_dim, count, device=device)

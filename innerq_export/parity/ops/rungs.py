@@ -10,7 +10,7 @@ from innerq_export.artifacts import ModelShape
 from innerq_export.errors import UserError
 from innerq_export.parity.accuracy import Tally, equality, signal
 from innerq_export.parity.compare import Difference
-from innerq_export.parity.ops.base import OpBackend
+from innerq_export.parity.ops.base import OpBackend, lacks_head_dim
 from innerq_export.parity.ops.cases import op_cases
 from innerq_export.parity.ops.compare import OpDifference, append_difference, attention_difference, bits_difference
 from innerq_export.parity.ops.functions import FunctionOps
@@ -99,6 +99,8 @@ def packing_rung(side: ReferencePacking | KernelPacking, setting: OpSetting) -> 
         return {}, None
 
     lacks = side.lacks(setting.config, setting.dtype)
+    if isinstance(side, KernelPacking):
+        lacks = lacks or lacks_head_dim(side.kernels, setting.shape.head_dim)
     return OpRung(PACKING, side.name, _PACKING_HOLDS, lacks, len(setting.seeds), check)
 
 
@@ -124,7 +126,7 @@ def op_rung(backend: OpBackend, setting: OpSetting) -> OpRung:
         return {"worst dB": worst}, None
 
     holds = f"codes, scales, windows bit for bit; attention at least {floor:g} dB for every head and token"
-    lacks = backend.lacks(setting.config, setting.dtype)
+    lacks = backend.lacks(setting.config, setting.dtype) or lacks_head_dim(backend, setting.shape.head_dim)
     return OpRung(OP, backend.name, holds, lacks, len(list(setting.cases)), check)
 
 
@@ -142,6 +144,7 @@ def plugin_rung(plugin: OpBackend, kernels: OpBackend, setting: OpSetting) -> Op
         return {}, None
 
     lacks = plugin.lacks(setting.config, setting.dtype) or kernels.lacks(setting.config, setting.dtype)
+    lacks = lacks or lacks_head_dim(plugin, setting.shape.head_dim)
     return OpRung(PLUGIN, plugin.name, _PLUGIN_HOLDS, lacks, len(list(setting.cases)), check)
 
 
