@@ -74,7 +74,9 @@ def _build(
         check_provable(source.config, request.dtype, request.parity)
     if backend == "tensorrt":
         require_half(source.dtype if isinstance(source, Graph) else request.dtype)
-    profiles = default_profiles(source.shape, request.cache, request.max_batch, request.context(source.shape))
+    split = backend != "tensorrt-rtx" or options.split_profiles
+    context = request.context(source.shape)
+    profiles = default_profiles(source.shape, request.cache, request.max_batch, context, split=split)
     key = model_key(request, source)
     networks = Networks(source, request, ledger, key, progress)
     model, rewrites = networks.native(folder)

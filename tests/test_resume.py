@@ -83,6 +83,15 @@ def test_nothing_changed(model, engine):
     load_engine(engine, full=True)
 
 
+def test_tensorrt_rtx_compiles_once_unless_asked(model, built, tmp_path):
+    made(model, tmp_path / "split", options=BuildOptions(split_profiles=True))
+    names = [
+        [profile["name"] for profile in read_manifest(folder).backends["tensorrt-rtx"]["profiles"]]
+        for folder in (built, tmp_path / "split")
+    ]
+    assert names == [["any"], ["prefill", "decode"]]
+
+
 def test_an_engine_is_still_not_replaced_unasked(model, engine):
     with pytest.raises(ConfigError, match="--overwrite"):
         made(model, engine)
@@ -108,6 +117,7 @@ def test_a_reused_engine_says_of_its_files_what_a_new_one_says(model, engine, tm
         (dict(max_batch=2), OF_THE_PLAN),
         (dict(max_context=256), OF_THE_PLAN),
         (dict(options=BuildOptions(("8.9",))), OF_THE_PLAN),
+        (dict(options=BuildOptions(split_profiles=True)), OF_THE_PLAN),
         (dict(parity="full"), {"parity"}),
         (dict(parity="off"), set()),
         (dict(fresh=True), STAGES | {"trace"}),
@@ -120,6 +130,7 @@ def test_a_reused_engine_says_of_its_files_what_a_new_one_says(model, engine, tm
         "max_batch",
         "max_context",
         "options",
+        "split_profiles",
         "parity",
         "no_parity",
         "fresh",

@@ -35,6 +35,9 @@ _OPTIONS = (
     click.option(
         "--compute-capability", "capabilities", multiple=True, metavar="8.9", help="Cards of a TensorRT-RTX engine."
     ),
+    click.option(
+        "--split-profiles", is_flag=True, help="TensorRT-RTX: compile prompts and decode steps apart; builds longer."
+    ),
     click.option("--copy-weights", is_flag=True, help="Copy the weights instead of linking the checkpoint's files."),
 )
 
@@ -55,6 +58,7 @@ def request_of(
     capabilities: tuple[str, ...],
     plugin_library: Path | None = None,
     timing_cache: Path | None = None,
+    split_profiles: bool = False,
     **choices: Any,
 ) -> BuildRequest:
     """Return the request that the options make; `choices` are fields of it under their own names."""
@@ -64,6 +68,6 @@ def request_of(
         model=model,
         output=output or Path("engines") / Path(model).stem,
         cache=cache_config(preset, (*fields, *([f"key_norm={key_norm}"] if key_norm else []))),
-        options=BuildOptions(capabilities, plugin_library, timing_cache),
+        options=BuildOptions(capabilities, plugin_library, timing_cache, split_profiles),
         **choices,
     )

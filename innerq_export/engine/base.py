@@ -19,11 +19,13 @@ class BuildOptions:
     `compute_capabilities`: cards such as '8.9' that a TensorRT-RTX engine is for; empty means the backend's default.
     `plugin_library`: libinnerq_trt.so, which the `tensorrt` backend needs.
     `timing_cache`: a file that the `tensorrt` backend reads kernel timings from and writes them to; None keeps none.
+    `split_profiles`: a TensorRT-RTX engine is compiled for prompts and once more for single tokens; `tensorrt` always.
     """
 
     compute_capabilities: tuple[str, ...] = ()
     plugin_library: Path | None = None
     timing_cache: Path | None = None
+    split_profiles: bool = False
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,9 @@ class Profile:
 
 
 def default_profiles(
-    shape: ModelShape, cache: CacheConfig, max_batch: int, max_context: int
-) -> tuple[Profile, Profile]:
-    """Return the prefill profile (S up to `max_context`) and the decode profile (S = 1).
+    shape: ModelShape, cache: CacheConfig, max_batch: int, max_context: int, *, split: bool = True
+) -> tuple[Profile, ...]:
+    """Return the prefill profile (S up to `max_context`) and the decode profile (S = 1); unless `split`, one for both.
 
     Raises ConfigError when `max_context` exceeds what the model was trained for.
     """
@@ -54,6 +54,8 @@ def default_profiles(
     batch = Range(1, 1, max_batch)
     blocks = Range(1, max(1, most // 2), most)
     prompt = Range(1, min(_TYPICAL_PROMPT, max_context), max_context)
+    if not split:
+        return (Profile("any", batch, prompt, blocks),)
     return Profile("prefill", batch, prompt, blocks), Profile("decode", batch, Range(1, 1, 1), blocks)
 
 

@@ -11,6 +11,7 @@ from innerq_export.plan.costs import (
     MEMORY,
     MODEL_FILE,
     PLAN_FILE,
+    PLAN_FILE_SPLIT,
     REPORT_BYTES,
     Weights,
     calibration_memory,
@@ -64,7 +65,8 @@ def _layers(headers: Headers) -> int:
 
 def _disk(headers: Headers, request: BuildRequest, backend: str, weights: Weights) -> dict[str, int]:
     layers = _layers(headers)
-    model, plan = MODEL_FILE.at(layers, 0), PLAN_FILE.at(layers, weights.engine)
+    split = backend == "tensorrt" or request.options.split_profiles
+    model, plan = MODEL_FILE.at(layers, 0), (PLAN_FILE_SPLIT if split else PLAN_FILE).at(layers, weights.engine)
     written = weights.cast if _linkable(headers, request) else weights.engine
     return {
         "write": model * (2 if backend == "tensorrt" else 1) + written,

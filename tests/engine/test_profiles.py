@@ -17,6 +17,13 @@ def test_prefill_takes_whole_prompts_and_decode_one_token():
     assert largest((prefill, decode)) == (4, 1024, 28)
 
 
+def test_one_profile_takes_every_step_that_two_take():
+    prefill, decode = default_profiles(SHAPE, CacheConfig(), 4, 1024)
+    (only,) = default_profiles(SHAPE, CacheConfig(), 4, 1024, split=False)
+    assert (only.batch, only.tokens, only.blocks) == (prefill.batch, prefill.tokens, prefill.blocks)
+    assert only.tokens.min == decode.tokens.min == 1
+
+
 @pytest.mark.parametrize("tokens", [1, 128, 159, 160, 161, 4095, 4096])
 def test_the_capacity_holds_every_block_and_is_never_empty(tokens):
     capacity = capacity_blocks(CacheConfig(), tokens)

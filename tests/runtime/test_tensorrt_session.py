@@ -150,6 +150,7 @@ def test_no_profile_is_named_with_what_there_is(session):
     with pytest.raises(ConfigError, match=r"prefill: batch up to 2, tokens up to 1024(.|\n)*batch 2, tokens 2000"):
         profile_for(session._profiles, 2, 2000)
     assert [profile_for(session._profiles, 1, tokens) for tokens in (1, 2, 1024)] == [1, 0, 0]
+    assert [profile_for(session._profiles[:1], 1, tokens) for tokens in (1, 2, 1024)] == [0, 0, 0]
 
 
 def test_the_session_uses_only_what_tensorrt_and_rtx_have():
