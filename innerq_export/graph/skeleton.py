@@ -7,14 +7,11 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from innerq_export.errors import CheckpointError
 from innerq_export.graph.attention import NAME as ATTENTION
 from innerq_export.graph.experts import NAME as EXPERTS
 from innerq_export.graph.experts import separate_experts, stored_names
-
-_CODE_FIELDS = ("auto_map", "custom_pipelines")
+from innerq_export.graph.from_config import building_a_model, parsed_config
 
 
 def build_skeleton(config: Mapping[str, Any], dtype: torch.dtype, attention: str = ATTENTION) -> PreTrainedModel:
@@ -23,21 +20,10 @@ def build_skeleton(config: Mapping[str, Any], dtype: torch.dtype, attention: str
     `attention`: the name of a function in transformers' attention interface. Only classes of the installed transformers
     are used, never code of the checkpoint. Raises CheckpointError.
     """
-    fields = {name: value for name, value in config.items() if name not in _CODE_FIELDS}
-    try:
-        parsed = CONFIG_MAPPING[fields["model_type"]].from_dict(fields)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(parsed, dtype=dtype, attn_implementation=attention)
-            model.config._experts_implementation = EXPERTS
-            separate_experts(model)
-    except CheckpointError:
-        raise
-    except Exception as error:
-        raise CheckpointError(
-            "transformers cannot build this model from config.json",
-            got=f"{type(error).__name__}: {str(error)[:300]}",
-            fix="correct config.json, or update transformers",
-        ) from error
+    with building_a_model(), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(parsed_config(config), dtype=dtype, attn_implementation=attention)
+        model.config._experts_implementation = EXPERTS
+        separate_experts(model)
     _materialise_buffers(model)
     _placehold_parameters(model)
     return model.eval().requires_grad_(False)

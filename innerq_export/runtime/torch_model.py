@@ -11,17 +11,15 @@ import torch
 from torch import Tensor, fx, nn
 from transformers import AutoModelForCausalLM
 from transformers.initialization import no_init_weights
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from innerq_export.artifacts import Checkpoint, ModelShape
-from innerq_export.errors import CheckpointError
+from innerq_export.graph.from_config import building_a_model, parsed_config
 from innerq_export.runtime.torch_attention import NAME
 from innerq_export.runtime.torch_weights import ROW, check_ranks, load_weights, styles_of
 
 _FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 COMPILER: Any = "inductor"
 """The backend of torch.compile."""
-_CODE_FIELDS = ("auto_map", "custom_pipelines")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,19 +59,8 @@ def empty_model(config: Mapping[str, Any], dtype: torch.dtype, device: torch.dev
 
     Only classes of the installed transformers are used, never code of the checkpoint. Raises CheckpointError.
     """
-    fields = {name: value for name, value in config.items() if name not in _CODE_FIELDS}
-    try:
-        parsed = CONFIG_MAPPING[fields["model_type"]].from_dict(fields)
-        with no_init_weights(), device:
-            model = AutoModelForCausalLM.from_config(parsed, dtype=dtype, attn_implementation=NAME)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:
-        raise CheckpointError(
-            "transformers cannot build this model from config.json",
-            got=f"{type(error).__name__}: {str(error)[:300]}",
-            fix="correct config.json, or update transformers",
-        ) from error
+    with building_a_model(), no_init_weights(), device:
+        model = AutoModelForCausalLM.from_config(parsed_config(config), dtype=dtype, attn_implementation=NAME)
     model.tie_weights()
     return model.eval().requires_grad_(False)
 
