@@ -18,6 +18,7 @@ from innerq_export.parity.model_rung import TOKENS, model_outcome
 from innerq_export.parity.ops.rungs import OpSetting, op_rung, packing_rung
 from innerq_export.parity.plans import hold_plan
 from innerq_export.parity.report import ParityReport
+from innerq_export.parity.rung_names import RUNG_NAMES
 from innerq_export.parity.rungs import (
     AttentionRung,
     CacheRung,
@@ -42,21 +43,8 @@ SHAPE = ModelShape(layers=2, heads=4, kv_heads=2, head_dim=64, vocab=264, max_po
 SETTING = OpSetting(CONFIG, SHAPE, "float16")
 CASES = (prompts_case(8, 40, decode=6), prompts_case(102, 61, decode=3))
 """Before, across and after the first block, which 48 tokens make."""
-COLUMNS = (
-    *(
-        "packing",
-        "op",
-        "plugin",
-        "model",
-        "cache",
-        "attention",
-        "keys and values",
-        "logits",
-        "tokens",
-        "full precision",
-    ),
-    *("as shipped", "other machine", "engine", "unquantised", "presets"),
-)
+_UP_TO_ENGINE = RUNG_NAMES[: RUNG_NAMES.index("as shipped") + 1]
+COLUMNS = (*_UP_TO_ENGINE, "other machine", "engine", "unquantised", "presets")
 CAUGHT, UNSEEN, GROWS, MEANINGLESS = "caught", "no", "grows", "n/a"
 GROWN = 1.2
 """A figure that is only reported 'grows' when it is this many times that of the sound engine."""

@@ -202,33 +202,26 @@ _ADVICE = {
 def _op_finding(backend: str, wrong: OpDifference, floor: float, layer: int | None) -> Finding:
     case, cache = wrong.case, wrong.cache
     advice = f"only {wrong.op.name} is at fault, on inputs of the op table: --bisect writes it with them"
+    common: dict[str, Any] = {"rung": OP, "advice": advice, "case": _named(case), "call": 0, "layer": layer}
     if cache is None:
         return Finding(
             what=f"{backend}: attention is not the reference's over the same cache",
             expected=f"at least {floor:g} dB",
             got=f"{wrong.level_db:.1f} dB",
-            advice=advice,
             sequence=wrong.sequence,
             head=wrong.head,
             kv_head=wrong.head // (case.heads // case.kv_heads),
             token=wrong.token,
-            rung=OP,
-            case=_named(case),
-            call=0,
-            layer=layer,
+            **common,
         )
     channel = "" if cache.channel is None else f" (channel {cache.channel})"
     return Finding(
         what=f"{backend}: {cache.part} is not what the reference makes of the same keys and values",
         expected=f"{cache.expected:g}{channel}",
         got=f"{cache.got:g}{channel}",
-        advice=advice,
         sequence=cache.sequence,
         kv_head=cache.head,
         block=cache.block,
         token=cache.token,
-        rung=OP,
-        case=_named(case),
-        call=0,
-        layer=layer,
+        **common,
     )
