@@ -39,7 +39,8 @@ def test_a_llama_sized_stack(gpu, tmp_path, dtype):
     sizes = Sizes(batch=3, heads=32, kv_heads=8, head_dim=128, layers=4, capacity=32, dtype=dtype)
     stack = Stack(gpu, tmp_path, CacheConfig(), sizes)
     for index, new in enumerate(([500, 333, 64], [129, 16, 7], [8, 8, 8], *[[1, 1, 1]] * 6)):
-        stack.step(new, seed=index, check=False)
+        stack.step(new, seed=index, check=False)  # asserts that plugin and C ABI are equal bit for bit
+    assert stack.past.tolist() == [643, 363, 85]
 
 
 def test_a_decode_step_replays_as_a_cuda_graph(gpu, tmp_path):

@@ -37,7 +37,8 @@ def only_error(answer):
 @OP_NAMES
 @pytest.mark.parametrize("missing", ["descriptions", "inputs", "outputs"])
 def test_missing_arrays(stack, op, missing):
-    stack.host.refused("enqueue_null", f"c.{op}.0", missing, *stack.call_words(op, 0, 3))
+    message = stack.host.refused("enqueue_null", f"c.{op}.0", missing, *stack.call_words(op, 0, 3))
+    assert f"{op}: enqueue without tensor" in message
 
 
 @OP_NAMES

@@ -55,4 +55,4 @@ def test_clones_keep_the_shapes_of_their_source(machine, tmp_path):
     stack.step([20, 20], seed=1)
     machine.ok("clone", "c.InnerQAppend.0", "c.InnerQAppend.copy")
     machine.ok("clone", "c.InnerQAppend.copy", "c.InnerQAppend.0")
-    stack.step([20, 20], seed=2)
+    assert stack.step([20, 20], seed=2) >= ATTENTION.tolerance.min_db["float16"]

@@ -29,19 +29,19 @@ CALLS = ([(40, 25), (1, 1), (7, 33), (1, 0), (64, 3), (31, 90)], [(1, 1)] * 3 + 
 def test_every_mode_and_width_of_code(mode: str, bits: int) -> None:
     config = SMALL.replace(key_bits=bits, value_bits=bits, key_mode=mode, value_mode=mode)
     for calls in CALLS:
-        walk(one_layer(config), calls, seed=bits)
+        assert walk(one_layer(config), calls, seed=bits) > 25.0
 
 
 @pytest.mark.parametrize("key_norm", KEY_NORMS)
 @pytest.mark.parametrize("dtype", [ir.DataType.FLOAT16, ir.DataType.FLOAT])
 def test_key_norm_and_activation_types(key_norm: str, dtype: ir.DataType) -> None:
-    walk(one_layer(SMALL.replace(key_norm=key_norm, value_mode="hybrid"), dtype), CALLS[0])
+    assert walk(one_layer(SMALL.replace(key_norm=key_norm, value_mode="hybrid"), dtype), CALLS[0]) > 25.0
 
 
 @pytest.mark.parametrize(("sink", "recent", "prompt"), [(0, 0, 0), (0, 5, 0), (7, 0, 5), (5, 33, 30), (32, 96, 157)])
 def test_one_token_at_a_time_crosses_every_boundary(sink: int, recent: int, prompt: int) -> None:
     single = [(1, 1)] * (sink + recent - prompt + 67)
-    walk(one_layer(CacheConfig(sink=sink, recent=recent)), [(prompt, prompt), *single], capacity_blocks=3)
+    assert walk(one_layer(CacheConfig(sink=sink, recent=recent)), [(prompt, prompt), *single], capacity_blocks=3) > 25.0
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
