@@ -50,7 +50,8 @@ struct SharedPlan {
     INNERQ_HD constexpr int bytes(int warps) const { return slot(warps, 2 * warps + 1); }
 };
 
-// Loads this lane's query row (column g of a product) of a segment. Rows that do not exist repeat the last one; their results go nowhere.
+// Loads this lane's query row (column g of a product) of a segment. Rows that do not exist repeat the last one; their
+// results go nowhere.
 template <int kShare, int kTiles>
 __device__ __forceinline__ void load_query(const Task &task, const Segment &segment, bool with_lambda, int lane,
                                            RawQuery<kTiles> &raw) {
