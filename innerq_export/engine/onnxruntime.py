@@ -18,7 +18,7 @@ class OnnxRuntimeBackend:
 
     name = "onnxruntime"
     lowering = "native"
-    needs = "onnxruntime 1.30 or later"
+    needs = "onnxruntime 1.31 or later"
     install = "pip install onnxruntime"
 
     def refusal(self) -> str | None:
@@ -44,7 +44,7 @@ class OnnxRuntimeBackend:
                 f"ONNX Runtime {onnxruntime.__version__} cannot load {model.path.name}",
                 expected="a model in standard ops and the functions of domain innerq",
                 got=error,
-                fix="report this with the model's config.json; `pip install -U onnxruntime` if it is older than 1.30",
+                fix="report this with the model's config.json; `pip install -U onnxruntime` if it is older than 1.31",
             ) from error
         step.advance(1.0)
         return Built((model.path.name,), {"onnxruntime": onnxruntime.__version__})

@@ -16,6 +16,7 @@ from innerq_export.engine import read_manifest, seal
 from innerq_export.engine.card import Card
 from innerq_export.engine.folder import write_manifest
 from innerq_export.engine.profiles import Profile, default_profiles
+from innerq_export.engine.versions import version_of
 from innerq_export.runtime import checks
 from innerq_export.runtime import tensorrt as tensorrt_module
 from tests.runtime import stand_in
@@ -37,7 +38,7 @@ class HostStream:
 
 def pretend(monkeypatch, card=CARD, **versions):
     """This machine has TensorRT, as the stand-in is, and a card."""
-    here = VERSIONS | versions | {"onnxruntime": "1.31.0"}
+    here = VERSIONS | versions | {"onnxruntime": version_of("onnxruntime")}
     monkeypatch.setattr(checks, "version_of", here.get)
     monkeypatch.setattr(checks, "first_card", lambda: card)
     monkeypatch.setattr(tensorrt_module, "CudaStream", HostStream)
