@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from innerq_export.integrations.build import build_library
 from innerq_export.integrations.library import Library, load
-from innerq_export.integrations.resolve import BUILD_DIR
+from tests.host_library import built_host_library
 
 torch.set_num_threads(1)
 
@@ -25,8 +24,7 @@ class Kernels:
 def host_kernels() -> Kernels:
     if shutil.which("c++") is None:
         pytest.skip("needs a C++ compiler")
-    built = build_library(host_only=True, build_dir=BUILD_DIR.with_name("host"), jobs=2)
-    return Kernels(load("host", built.library), "cpu")
+    return Kernels(built_host_library(), "cpu")
 
 
 @pytest.fixture(scope="session")
