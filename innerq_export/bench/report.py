@@ -100,5 +100,5 @@ def environment(device_name: str, library: dict[str, Any]) -> dict[str, Any]:
         versions["cudnn"] = torch.backends.cudnn.version()
     if "flashinfer" in sys.modules:
         versions["flashinfer"] = sys.modules["flashinfer"].__version__
-    today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
     return {"device": device_name, "date": today, "library": library, **versions}

@@ -22,12 +22,14 @@ TOOLS = {
     "ninja": ("ninja", "--version", "pip install ninja"),
     "nvcc": ("nvcc", "--version", "install the CUDA toolkit: https://developer.nvidia.com/cuda-downloads"),
 }
+OLDEST_PYTHON = (3, 11)
 
 
 def python() -> Iterator[Finding]:
     """Python itself and the platform."""
-    state: State = "ok" if sys.version_info >= (3, 10) else "problem"
-    yield Finding("system", "python", state, f"{platform.python_version()} at {sys.executable}", "use Python >= 3.10")
+    state: State = "ok" if sys.version_info >= OLDEST_PYTHON else "problem"
+    found, wanted = f"{platform.python_version()} at {sys.executable}", ".".join(map(str, OLDEST_PYTHON))
+    yield Finding("system", "python", state, found, f"use Python >= {wanted}")
     yield Finding("system", "platform", "ok", f"{platform.system()} {platform.release()} {platform.machine()}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,7 @@ def _manifest(
     max_batch, max_context, _ = largest(profiles)
     return Manifest(
         tool_version=__version__,
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
         source=checkpoint.source if checkpoint else source or model.path.name,
         source_digest=checkpoint.digest if checkpoint else model.digest,
         notes=checkpoint.notes if checkpoint else (),

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from innerq_export.doctor.finding import guarded
 from innerq_export.doctor.run import ask_python
 from innerq_export.errors import UserError
 from tests.engine.toy import toy_engine
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -65,6 +68,14 @@ def test_a_package_outside_the_tested_versions_is_a_problem():
     finding = packages.required("onnx", ">=99", lambda version, prereleases: False)
     assert finding.state == "problem" and "pip install 'onnx>=99'" in finding.fix
     assert packages.required("no-such-package", ">=1", lambda *a, **k: True).state == "problem"
+
+
+def test_the_oldest_python_is_the_one_that_the_project_asks_for(monkeypatch):
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert asked == f">={system.OLDEST_PYTHON[0]}.{system.OLDEST_PYTHON[1]}"
+    assert next(system.python()).state == "ok"
+    monkeypatch.setattr(sys, "version_info", (3, 10, 9))
+    assert next(system.python()).state == "problem"
 
 
 def test_another_tensorrt_than_the_installed_one_is_a_problem():

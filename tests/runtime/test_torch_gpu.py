@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
     """An engine folder of the demo model with a manifest alone, which is all that backend torch reads."""
     folder, checkpoint = tmp_path_factory.mktemp("engine"), open_checkpoint("llama")
     manifest = Manifest(
-        tool_version="0", created=datetime.now(timezone.utc).isoformat(), source="llama",
+        tool_version="0", created=datetime.now(UTC).isoformat(), source="llama",
         source_digest=checkpoint.digest, notes=(), lowering="native", dtype="float16", model=checkpoint.shape,
         cache=preset("balanced"), max_batch=4, max_context=2048, versions={}, backends={}, files={}, ready=True,
     )  # fmt: skip
