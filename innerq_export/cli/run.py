@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,11 +83,12 @@ def command(
     )
     for line in session.manifest.notes:
         note(f"note: {line}")
-    events = generate(session, load_tokenizer(engine), texts, _options(**choices))
-    if form == "json":
-        print_json(_collect(events, texts))
-    else:
-        _stream(events, texts)
+    with closing(session):
+        events = generate(session, load_tokenizer(engine), texts, _options(**choices))
+        if form == "json":
+            print_json(_collect(events, texts))
+        else:
+            _stream(events, texts)
 
 
 def _unasked() -> str:

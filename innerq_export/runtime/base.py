@@ -63,6 +63,9 @@ class Session(ABC):
         self._length_B = np.zeros(self.batch, np.int32)
         self._buffers = self._allocate(min(FIRST_CAPACITY, capacity_blocks(self.manifest.cache, self.limit)))
 
+    def close(self) -> None:
+        """Give back what the end of the process alone would not; nothing for most sessions."""
+
     @property
     def length_B(self) -> np.ndarray:
         """Tokens that each sequence holds, int32 [B]; a copy."""

@@ -30,12 +30,13 @@ class Decoder:
     ):  # fmt: skip
         self._model, self._config, self._shape = model, config, shape
         self._dtype, self._device, self._compiled = dtype, device, compiled
+        self._graph: torch.cuda.CUDAGraph | None = None
         if compiled:
             compile_layers(model)
 
     def allocate(self, batch: int, capacity: int) -> TorchCache:
         """Forget all and return an empty cache of `batch` sequences, which grows through `grow`."""
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._graph = None
         self.cache = TorchCache(self._config, self._shape, batch, capacity, dtype=self._dtype, device=self._device)
         attach(self._model, enrol(self.cache))
         self.ids_B1 = torch.zeros(batch, 1, dtype=torch.int64, device=self._device)
@@ -45,6 +46,12 @@ class Decoder:
         """Make room for `capacity` blocks of each sequence."""
         self._graph = None
         self.cache.grow(capacity)
+
+    def close(self) -> None:
+        """Let go of the graph, and of the communicator that it holds."""
+        if self._graph:
+            self._graph.reset()
+            self._graph = None
 
     def step(self, ids_BS: np.ndarray, past_length_B: np.ndarray, new_length_B: np.ndarray) -> Tensor:
         """Add the first `new_length_B[b]` tokens of each row; return logits [B, V] after the last, on the device."""
@@ -86,7 +93,10 @@ class Decoder:
 
 
 def capture(work: Any) -> tuple[torch.cuda.CUDAGraph, Any]:
-    """Return `work` as a CUDA graph and what it returned, which every replay writes anew."""
+    """Return `work` as a CUDA graph and what it returned, which every replay writes anew.
+
+    Other threads may use CUDA meanwhile: NCCL's watchdog asks after events.
+    """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.no_grad(), torch.cuda.stream(stream):
@@ -94,6 +104,6 @@ def capture(work: Any) -> tuple[torch.cuda.CUDAGraph, Any]:
             work()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.no_grad(), torch.cuda.graph(graph):
+    with torch.no_grad(), torch.cuda.graph(graph, capture_error_mode="thread_local"):
         result = work()
     return graph, result

@@ -1,15 +1,17 @@
 """The other processes of a tensor-parallel session: each holds its heads and weights and does what rank 0 does.
 
-Sums over ranks are torch.distributed's: NCCL on cards, gloo on the CPU. What to do next comes through a pipe.
+Sums over ranks are torch.distributed's: NCCL on cards, gloo on the CPU. What to do next comes through a pipe; the same
+pipe says that a rank has failed, which nothing else would: a captured sum waits for its ranks for ever.
 """
 
 from __future__ import annotations
 
-import socket
+import os
 import traceback
 from dataclasses import dataclass
 from datetime import timedelta
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
+from threading import Thread
 from typing import Any
 
 import torch
@@ -24,6 +26,8 @@ from innerq_export.runtime.torch_weights import check_ranks
 from innerq_export.spec import CacheConfig
 
 _PATIENCE = timedelta(minutes=5)
+_SECONDS_TO_LEAVE = 10
+_STARTED, _READY, _LEAVING = "started", "ready", "leaving"
 
 
 @dataclass(frozen=True)
@@ -58,79 +62,153 @@ class OtherRanks:
 
     def __init__(self, part: Part):
         check_ranks(part.checkpoint.shape, part.count)
-        self.count = part.count
+        self.count, self._on_cards = part.count, part.device == "cuda"
+        self._over: UserError | None = None
         cards = torch.cuda.device_count()
-        if part.device == "cuda" and cards < part.count:
+        if self._on_cards and cards < part.count:
             raise EnvironmentMismatchError(
                 f"--tp {part.count} needs a card for each process", expected=f"{part.count} cards", got=cards,
                 fix=f"--tp {max(cards, 1)}",
             )  # fmt: skip
-        context, address = mp.get_context("spawn"), f"tcp://127.0.0.1:{_free_port()}"
         self._pipes: list[Connection] = []
         self._processes: list[Any] = []
+        try:
+            self._start(part)
+        except BaseException:
+            self.close(None)
+            raise
+
+    def _start(self, part: Part) -> None:
+        context = mp.get_context("spawn")
+        store = dist.TCPStore("127.0.0.1", 0, part.count, is_master=True, wait_for_workers=False)
         for rank in range(1, part.count):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(part, rank, address, theirs), daemon=True)
+            process = context.Process(target=_serve, args=(part, rank, store.port, theirs), daemon=True)
             process.start()
+            theirs.close()
             self._pipes.append(ours)
             self._processes.append(process)
-        _join(part, 0, address)
+        self._expect(_STARTED)
+        _join(part, 0, store)
 
     def wait(self) -> None:
         """Return when every rank has its weights."""
-        for rank, pipe in enumerate(self._pipes, 1):
-            try:
-                said = pipe.recv()
-            except EOFError:
-                said = "the process ended"
-            if said != "ready":
-                raise UserError(f"rank {rank} failed", got=said, fix="run with --tp 1 to see whether one card can")
+        self._expect(_READY)
+        self._watcher = Thread(target=self._watch, daemon=True)
+        self._watcher.start()
 
     def tell(self, method: str, *arguments: Any) -> None:
         """Let every rank call this method of its decoder; returns at once."""
-        for rank, (pipe, process) in enumerate(zip(self._pipes, self._processes, strict=True), 1):
-            if not process.is_alive():
-                raise UserError(f"rank {rank} is gone", got=f"exit code {process.exitcode}", fix="start the run again")
-            pipe.send((method, arguments))
+        self.check()
+        try:
+            for pipe in self._pipes:
+                pipe.send((method, arguments))
+        except OSError:
+            self.check(_SECONDS_TO_LEAVE)
+            raise
 
-    def close(self) -> None:
-        """End the processes and leave the group."""
-        for pipe, process in zip(self._pipes, self._processes, strict=True):
-            if process.is_alive():
-                pipe.send(None)
-            process.join(timeout=10)
-        self._pipes, self._processes = [], []
-        if dist.is_initialized():
+    def check(self, seconds: float = 0) -> None:
+        """Raise UserError with its words if a rank has failed, or does so within `seconds`."""
+        self._watcher.join(seconds)
+        if self._over:
+            raise self._over
+
+    def break_off(self) -> None:
+        """Rank 0 has failed: the others wait for it in vain, and this session is over."""
+        self._over = self._over or UserError("rank 0 failed", fix="open the session again")
+
+    def close(self, decoder: Decoder | None) -> None:
+        """End the processes, let go of rank 0's `decoder`, and leave the group; what hangs is left behind.
+
+        NCCL ends no communicator that a graph holds: graphs go first, or while the communicator is aborted.
+        """
+        broken, self._over = self._over, UserError("the session is closed", fix="open another")
+        ender = None
+        if broken or not self._dismiss():
+            for process in self._processes:
+                process.kill()
+            ender = Thread(target=self._abort, daemon=True)
+            ender.start()
+        if decoder:
+            decoder.close()
+        if ender:
+            ender.join(_SECONDS_TO_LEAVE)
+        if dist.is_initialized() and not (ender and ender.is_alive()):
             dist.destroy_process_group()
+        for process in self._processes:
+            process.join(_SECONDS_TO_LEAVE)
+            process.kill()
+        self._pipes, self._processes = [], []
+
+    def _dismiss(self) -> bool:
+        """Tell every rank to leave; returns whether all of them do."""
+        try:
+            for pipe in self._pipes:
+                pipe.send(None)
+            return all(pipe.poll(_SECONDS_TO_LEAVE) and _heard(pipe) == _LEAVING for pipe in self._pipes)
+        except OSError:
+            return False
+
+    def _expect(self, word: str) -> None:
+        for rank, pipe in enumerate(self._pipes, 1):
+            if (said := _heard(pipe)) != word:
+                self._over = _failed(rank, said)
+                raise self._over
+
+    def _watch(self) -> None:
+        """Sleep until a rank says something unasked or ends; then free rank 0 from waiting for it."""
+        ready = wait(self._pipes)
+        if self._over:
+            return
+        rank, pipe = next((rank, pipe) for rank, pipe in enumerate(self._pipes, 1) if pipe in ready)
+        self._over = _failed(rank, _heard(pipe))
+        self._abort()
+
+    def _abort(self) -> None:
+        """End the sums that are waited for; gloo's end by themselves when a process is gone."""
+        if self._on_cards and dist.group.WORLD:
+            dist.group.WORLD.abort()
 
 
-def _join(part: Part, rank: int, address: str) -> None:
-    backend = "nccl" if part.device == "cuda" else "gloo"
-    if part.device == "cuda":
-        torch.cuda.set_device(rank)
-    dist.init_process_group(backend, init_method=address, rank=rank, world_size=part.count, timeout=_PATIENCE)
+def _failed(rank: int, words: str) -> UserError:
+    return UserError(f"rank {rank} failed", got=words, fix="run with --tp 1 to see whether one card can")
 
 
-def _serve(part: Part, rank: int, address: str, pipe: Connection) -> None:
-    """Be a rank: build a decoder, then call what the pipe says until it says None or rank 0 is gone."""
+def _heard(pipe: Connection) -> str:
+    try:
+        return pipe.recv()
+    except EOFError:
+        return "the process ended"
+
+
+def _join(part: Part, rank: int, store: dist.Store) -> None:
+    card = torch.device("cuda", rank) if part.device == "cuda" else None
+    if card:
+        torch.cuda.set_device(card)
+    dist.init_process_group(
+        "nccl" if card else "gloo", store=store, rank=rank, world_size=part.count, timeout=_PATIENCE, device_id=card
+    )
+
+
+def _serve(part: Part, rank: int, port: int, pipe: Connection) -> None:
+    """Be a rank: build a decoder, then call what the pipe says until it says None or rank 0 is gone.
+
+    Ends at once after a failure: a plain end would wait for the ranks that wait for this one.
+    """
     try:
         torch.set_num_threads(part.threads or torch.get_num_threads())
-        _join(part, rank, address)
+        pipe.send(_STARTED)
+        _join(part, rank, dist.TCPStore("127.0.0.1", port, part.count))
         decoder = build_decoder(part, rank)
-    except Exception:
-        pipe.send(traceback.format_exc(limit=-1))
-        return
-    pipe.send("ready")
-    try:
+        pipe.send(_READY)
         while (said := pipe.recv()) is not None:
             method, arguments = said
             getattr(decoder, method)(*arguments)
-    except (EOFError, KeyboardInterrupt):
-        return
-    dist.destroy_process_group()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        pipe.send(_LEAVING)
+        decoder.close()
+        dist.destroy_process_group()
+    except (EOFError, BrokenPipeError, KeyboardInterrupt):
+        os._exit(0)
+    except Exception:
+        pipe.send(traceback.format_exc(limit=-1))
+        os._exit(1)

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from innerq_export import reference
 from innerq_export.cli.main import cli
 from innerq_export.engine.folder import read_manifest, write_manifest
-from innerq_export.errors import ConfigError, EnvironmentMismatchError, UserError
+from innerq_export.errors import ConfigError, EnvironmentMismatchError, OutOfMemoryError, UserError
 from innerq_export.parity.torch_model import TorchModel
 from innerq_export.runtime import OnnxRuntimeSession, TorchOptions, open_session
 from innerq_export.runtime import torch_cache as torch_cache_module
@@ -181,16 +181,47 @@ def test_two_ranks_are_one(tiny_engine, rows, expected):
         session.close()
 
 
-def test_a_rank_that_died_is_said(tiny_engine):
+@pytest.fixture
+def two_ranks(tiny_engine):
     session = TorchSession(tiny_engine, TorchOptions(tp=2, device="cpu"), threads=1)
-    try:
-        process = session._ranks._processes[0]
-        process.kill()
-        process.join()
-        with pytest.raises(UserError, match="rank 1 is gone"):
-            session.decode([1])
-    finally:
-        session.close()
+    yield session
+    session.close()
+
+
+def test_a_rank_that_died_is_said(two_ranks):
+    process = two_ranks._ranks._processes[0]
+    process.kill()
+    process.join()
+    with pytest.raises(UserError, match="rank 1 failed") as error:
+        two_ranks.decode([1])
+    assert "the process ended" in str(error.value)
+
+
+def test_a_rank_that_fails_in_a_step_is_said_in_its_own_words(two_ranks):
+    two_ranks._ranks.tell("step", "no", "such", "arguments")
+    with pytest.raises(UserError, match="rank 1 failed") as error:
+        two_ranks.decode_greedy([1])
+    assert "str" in str(error.value)
+
+
+def test_a_session_over_ranks_ends_with_rank_0s_failure(two_ranks, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(two_ranks._decoder, "step", full)
+    with pytest.raises(OutOfMemoryError, match="too small for this step"):
+        two_ranks.decode([1])
+    with pytest.raises(UserError, match="rank 0 failed"):
+        two_ranks.decode([1])
+
+
+def test_closing_ends_the_processes(two_ranks):
+    processes = list(two_ranks._ranks._processes)
+    two_ranks.close()
+    two_ranks.close()
+    assert [process.exitcode for process in processes] == [0]
+    with pytest.raises(UserError, match="the session is closed"):
+        two_ranks.decode([1])
 
 
 @pytest.mark.parametrize(
