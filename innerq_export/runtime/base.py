@@ -63,7 +63,7 @@ class Session(ABC):
         self._length_B = np.zeros(self.batch, np.int32)
         self._buffers = self._allocate(min(FIRST_CAPACITY, capacity_blocks(self.manifest.cache, self.limit)))
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Give back what the end of the process alone would not; nothing for most sessions."""
 
     @property

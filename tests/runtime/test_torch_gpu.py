@@ -12,6 +12,7 @@ import torch
 from innerq_export.checkpoint import open_checkpoint
 from innerq_export.engine.folder import write_manifest
 from innerq_export.engine.manifest import Manifest
+from innerq_export.errors import UserError
 from innerq_export.runtime import torch_cache as torch_cache_module
 from innerq_export.runtime.torch_attention import attach, enrol
 from innerq_export.runtime.torch_cache import TorchCache
@@ -166,13 +167,17 @@ def test_recording_the_graph_changes_nothing_in_the_cache(folder):
     assert all(torch.equal(*pair) for pair in zip(before, session.cache(0).values(), strict=True))
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA cards")
+two_cards = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA cards")
+
+
+@two_cards
 @pytest.mark.parametrize("compiled", [False, True])
 def test_two_cards_are_one(folder, compiled):
     """In fp32, so that the order of sums moves almost no value to the next code; sequence 1 has none."""
     options = TorchOptions(device="cuda", dtype="float32")
     one = decoded(TorchSession(folder, options, batch=3), 150)
     session = TorchSession(folder, replace(options, tp=2, compiled=compiled), batch=3)
+    processes = list(session._ranks._processes)
     try:
         two = decoded(session, 150)
     finally:
@@ -181,3 +186,21 @@ def test_two_cards_are_one(folder, compiled):
     print("relative L2 of logits, median and largest of each sequence:", np.median(errors, 0), errors.max(0))
     assert errors[:, 1].max() < 1e-3
     assert np.median(errors) < 1e-2
+    assert [process.exitcode for process in processes] == [0]
+
+
+@two_cards
+@pytest.mark.parametrize("captured", [False, True])
+def test_a_rank_that_fails_does_not_hang_the_other(folder, captured):
+    """A captured sum has no timeout: rank 0 is freed by aborting its communicator."""
+    session = TorchSession(folder, TorchOptions(device="cuda", tp=2))
+    try:
+        if captured:
+            session.prefill([[7] * 40])
+            session.decode_greedy([7])
+        session._ranks.tell("step", "no", "such", "arguments")
+        with pytest.raises(UserError, match="rank 1 failed"):
+            session.decode_greedy([7])
+    finally:
+        session.close()
+    torch.cuda.synchronize()
