@@ -2,11 +2,11 @@
 
     python scripts/fetch_text.py TEXT
     python scripts/train_demo_model.py TEXT OUT --seconds 45 --compile                # 3 M parameters, context 2,048
-    python scripts/train_demo_model.py TEXT OUT --seconds 95 --compile --size eval    # 34 M parameters, context 8,192
+    python scripts/train_demo_model.py TEXT OUT --seconds 230 --compile --size eval    # 30 M parameters, context 8,192
 
 Writes OUT as `save_pretrained` would (fp16) and OUT/training.json: losses, and what the saved weights reach on held-out
-text. Two fifths of the windows are prose as it stands, the others carry the recall task (innerq_export/eval/recall.py).
-Learning rate and context (a quarter of it in the first half) follow the clock, so training ends when it should.
+text. Some windows are prose as it stands, the others carry the recall task (innerq_export/eval/recall.py).
+Learning rate and context (short at first) follow the clock, so training ends when it should.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import lzma
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,15 +32,15 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from innerq_export.checkpoint.demo import CONFIG, write_tokenizer
-from innerq_export.eval.recall import LINE_BYTES, draw_facts, needle_prompt, scatter_facts
+from innerq_export.eval.recall import LINE_BYTES, draw_facts, needle_prompt, scatter_facts, scatter_pairs
 
 LARGER = {
     "hidden_size": 512,
-    "intermediate_size": 1408,
-    "num_hidden_layers": 12,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 8,
     "num_attention_heads": 8,
     "max_position_embeddings": 8192,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0},
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
 }
 PROMPTS = (
     "And it came to pass in those days, that",
@@ -49,18 +49,79 @@ PROMPTS = (
 )
 
 
+KEY, VALUE = slice(2, 8), slice(10, 16)
+"""Where a line of the recall task has its key and its value."""
+ANSWERS_SHARE, WEIGHTS = 0.25, (2, 16)
+"""What a window's answers shall count together, of all its bytes, and how much one byte of them counts for it."""
+
+Window = tuple[np.ndarray, np.ndarray]
+"""Bytes uint8 [S] and what each of them counts in the loss, uint8 [S]."""
+
+
+def mixed_window(text: np.ndarray, context: int, generator: np.random.Generator) -> Window:
+    """Return `context` bytes: prose (2/5), one fact asked for at the end (3/20), a few facts (1/10), or many (7/20)."""
+    row = excerpt(text, context, generator)
+    kind, cells = generator.random(), context // LINE_BYTES
+    if kind < 0.15:
+        row, _ = needle_window(row, generator)
+    elif kind < 0.25:
+        lines = int(generator.integers(2, max(3, cells // 8)))
+        scatter_facts(row, draw_facts(max(1, lines // 2), generator), lines, generator)
+    elif kind < 0.6:
+        facts = draw_facts(int(generator.integers(2, max(3, cells // 4))), generator)
+        scatter_facts(row, facts, int(0.8 * cells), generator)
+    return row, np.ones(context, np.uint8)
+
+
+def paired_window(text: np.ndarray, context: int, generator: np.random.Generator) -> Window:
+    """Return `context` bytes: prose (1/4), one fact asked for at the end (1/5), or facts told once and asked for once.
+
+    Bytes that nobody can know count nothing, those of answers the more the fewer there are.
+    """
+    row, weight = excerpt(text, context, generator), np.ones(context, np.uint8)
+    kind, most = generator.random(), int(0.4 * context) // LINE_BYTES
+    if kind < 0.25:
+        return row, weight
+    if kind < 0.45:
+        row, place = needle_window(row, generator)
+        told, asked = np.array([place]), np.array([context + 1 - LINE_BYTES])
+    else:
+        facts = draw_facts(int(np.exp(generator.uniform(0, np.log(most + 1)))), generator)
+        told, asked = scatter_pairs(row, facts, bool(generator.random() < 0.5), generator)
+    weight[told[:, None] + np.r_[KEY, VALUE]] = 0
+    weight[asked[:, None] + np.r_[KEY]] = 0
+    weight[asked[:, None] + np.r_[VALUE]] = np.clip(ANSWERS_SHARE * context / (6 * len(asked)), *WEIGHTS)
+    return row, weight
+
+
+def needle_window(row: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, int]:
+    """Return as many bytes as `row` has: its text, in it one fact that is asked for at the end; and where it stands."""
+    (fact,), depth = draw_facts(1, generator), float(np.clip(generator.uniform(-0.1, 1.1), 0, 1))
+    prompt = needle_prompt(row.tobytes(), len(row) - len(fact.answer), depth, fact)
+    return np.frombuffer(prompt + fact.answer, np.uint8), prompt.index(fact.line)
+
+
+def excerpt(text: np.ndarray, length: int, generator: np.random.Generator) -> np.ndarray:
+    """Return `length` bytes from a random place of `text`, a copy."""
+    start = generator.integers(len(text) - length + 1)
+    return text[start : start + length].copy()
+
+
 @dataclass(frozen=True)
 class Size:
-    """What is trained and how: tokens of one step, peak learning rate, decay of the weights.
+    """What is trained and how: tokens of one step, peak learning rate, decay of the weights, windows, lengths.
 
-    The decay is more than the usual 0.1, because the text is read ten times and more (arXiv 2509.14786 finds 30 times
-    as much best); at ten times as much, the demo model learned prose better but no recall.
+    `lengths`: from which share of the time on windows have which share of the context. The decay is more than the
+    usual 0.1, because the text is read ten times and more (arXiv 2509.14786 finds 30 times as much best); at ten times
+    as much, the demo model learned prose better but no recall.
     """
 
     config: dict[str, Any]
     step_tokens: int
     peak: float
     decay: float
+    window: Callable[[np.ndarray, int, np.random.Generator], Window]
+    lengths: tuple[tuple[float, float], ...]
 
     @property
     def context(self) -> int:
@@ -68,46 +129,31 @@ class Size:
 
 
 SIZES = {
-    "demo": Size(CONFIG, step_tokens=1 << 16, peak=3e-3, decay=0.3),
-    "eval": Size(CONFIG | LARGER, step_tokens=1 << 15, peak=1e-3, decay=0.5),
+    "demo": Size(CONFIG, 1 << 16, 3e-3, 0.3, mixed_window, ((0.0, 1 / 4), (0.5, 1))),
+    "eval": Size(CONFIG | LARGER, 1 << 15, 1e-3, 0.5, paired_window, ((0.0, 1 / 16), (0.06, 1 / 4), (0.25, 1))),
 }
 
 
 class Batches(IterableDataset):
-    """Endless batches of token ids int64 [B, context + 1], each row `<bos>` and then `context` bytes of `text`."""
+    """Endless batches: ids int64 [B, length + 1], rows of `<bos>` and then a window, and the windows' weights."""
 
-    def __init__(self, text: np.ndarray, context: int, step_tokens: int, seed: int):
-        self.text, self.context, self.rows, self.seed = text, context, max(1, step_tokens // context), seed
+    def __init__(self, text: np.ndarray, size: Size, length: int, seed: int):
+        self.text, self.size, self.length, self.seed = text, size, length, seed
 
-    def __iter__(self) -> Iterator[torch.Tensor]:
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         worker = get_worker_info()
         generator = np.random.default_rng([self.seed, worker.id if worker else 0])
+        count = max(1, self.size.step_tokens // self.length)
         while True:
-            yield with_bos(np.stack([window(self.text, self.context, generator) for _ in range(self.rows)]))
+            windows = [self.size.window(self.text, self.length, generator) for _ in range(count)]
+            rows, weights = (np.stack(parts) for parts in zip(*windows, strict=True))
+            yield with_bos(rows), torch.from_numpy(weights)
 
 
 def with_bos(rows_BS: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
     """Return uint8 rows as token ids int64 [B, S + 1], each behind `<bos>`."""
     padded = np.pad(rows_BS.astype(np.int64), ((0, 0), (1, 0)), constant_values=CONFIG["bos_token_id"])
     return torch.from_numpy(padded).to(device)
-
-
-def window(text: np.ndarray, context: int, generator: np.random.Generator) -> np.ndarray:
-    """Return `context` bytes: prose (2/5), one fact asked for at the end (3/20), a few facts (1/10), or many (7/20)."""
-    start = generator.integers(len(text) - context + 1)
-    row = text[start : start + context].copy()
-    kind, cells = generator.random(), context // LINE_BYTES
-    if kind < 0.15:
-        (fact,), depth = draw_facts(1, generator), float(np.clip(generator.uniform(-0.1, 1.1), 0, 1))
-        prompt = needle_prompt(row.tobytes(), context - len(fact.answer), depth, fact)
-        row = np.frombuffer(prompt + fact.answer, np.uint8)
-    elif kind < 0.25:
-        lines = int(generator.integers(2, max(3, cells // 8)))
-        scatter_facts(row, draw_facts(max(1, lines // 2), generator), lines, generator)
-    elif kind < 0.6:
-        facts = draw_facts(int(generator.integers(2, max(3, cells // 4))), generator)
-        scatter_facts(row, facts, int(0.8 * cells), generator)
-    return row
 
 
 def new_model(size: Size, seed: int) -> LlamaForCausalLM:
@@ -124,16 +170,16 @@ def train(
     device = model.device
     optimizer = adamw(model, size)
     unseen_BS = with_bos(spread(held_out, size), device)
-    streams = [stream(text, context, size, seed, device) for context in (size.context // 4, size.context)]
+    streams = [stream(text, round(share * size.context), size, seed, device) for _, share in size.lengths]
     for batches in streams:
-        loss_of(model, next(batches)).backward()  # compiles; outside the time limit
+        loss_of(model, *next(batches)).backward()  # compiles; outside the time limit
     optimizer.zero_grad()
     began, steps, tokens, losses, waiting = time.monotonic(), 0, 0, [], None
     while (spent := (time.monotonic() - began) / seconds) < 1:
         for group in optimizer.param_groups:
             group["lr"] = size.peak * min(1.0, spent / 0.03) * 0.5 * (1 + math.cos(math.pi * spent))
-        ids_BS = next(streams[spent >= 0.5])
-        loss = loss_of(model, ids_BS)
+        ids_BS, weight_BS = next(streams[sum(start <= spent for start, _ in size.lengths) - 1])
+        loss = loss_of(model, ids_BS, weight_BS)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -164,19 +210,21 @@ def adamw(model: LlamaForCausalLM, size: Size) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=size.peak, betas=(0.9, 0.95), fused=model.device.type == "cuda")
 
 
-def stream(text: np.ndarray, context: int, size: Size, seed: int, device: torch.device) -> Iterator[torch.Tensor]:
+def stream(
+    text: np.ndarray, length: int, size: Size, seed: int, device: torch.device
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     workers = 6 if device.type == "cuda" else 0
-    batches = Batches(text, context, size.step_tokens, seed)
-    loader = DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=workers > 0)
-    return (ids_BS.to(device, non_blocking=True) for ids_BS in loader)
+    loader = DataLoader(Batches(text, size, length, seed), batch_size=None, num_workers=workers, pin_memory=workers > 0)
+    return (tuple(part.to(device, non_blocking=True) for part in batch) for batch in loader)
 
 
-def loss_of(model: LlamaForCausalLM, ids_BS: torch.Tensor) -> torch.Tensor:
-    """Return the mean cross-entropy of each next byte, in nats."""
+def loss_of(model: LlamaForCausalLM, ids_BS: torch.Tensor, weight_BS: torch.Tensor | None = None) -> torch.Tensor:
+    """Return the cross-entropy of each next byte, times what it counts, in nats: the mean."""
     mixed = ids_BS.device.type == "cuda" and model.dtype == torch.float32
     with torch.autocast("cuda", torch.bfloat16) if mixed else nullcontext():
         logits_BSV = model(input_ids=ids_BS[:, :-1], use_cache=False).logits
-    return cross_entropy(logits_BSV.float().flatten(0, 1), ids_BS[:, 1:].flatten())
+    loss_N = cross_entropy(logits_BSV.float().flatten(0, 1), ids_BS[:, 1:].flatten(), reduction="none")
+    return loss_N.mean() if weight_BS is None else (loss_N * weight_BS.flatten()).mean()
 
 
 def save(model: LlamaForCausalLM, config: dict[str, Any], folder: Path) -> None:

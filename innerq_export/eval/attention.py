@@ -14,7 +14,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from innerq_export.reference.scheme import Hold, Scheme
 
-CHUNK = 256
+CHUNK, CARD_CHUNK, CARD_SCORES = 256, 1024, 1 << 28
+"""Queries of one step; on a card more, because steps cost starts of kernels there, up to so many scores (1 GiB)."""
+
 _NOTHING = Hold(sink=0, recent=1 << 40, flush=1)
 
 
@@ -36,15 +38,22 @@ def attend_decoding(
     prompt = tokens - rows
     read = scheme.read_back(key_BHkvTD, value_BHkvTD, prompt) if scheme else (key_BHkvTD, value_BHkvTD)
     holds = (scheme.key_hold, scheme.value_hold) if scheme else (_NOTHING, _NOTHING)
-    outputs = []
-    for start in range(prompt, tokens, CHUNK):
-        stop = min(start + CHUNK, tokens)
+    outputs, step = [], _step(query_BHqCD, tokens)
+    for start in range(prompt, tokens, step):
+        stop = min(start + step, tokens)
         key, value = (
             _Mixed.of(hold, full[:, :, :stop], held[:, :, :stop], start)
             for hold, full, held in zip(holds, (key_BHkvTD, value_BHkvTD), read, strict=True)
         )
         outputs.append(_chunk(query_BHqCD[:, :, start - prompt : stop - prompt] * scale, key, value))
     return torch.cat(outputs, dim=2)
+
+
+def _step(query_BHqCD: Tensor, tokens: int) -> int:
+    if not query_BHqCD.is_cuda:
+        return CHUNK
+    sequences, heads = query_BHqCD.shape[:2]
+    return max(1, min(CARD_CHUNK, CARD_SCORES // (sequences * heads * tokens)))
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,31 @@ def scatter_facts(text: np.ndarray, facts: list[Fact], lines: int, generator: np
         text[cell * LINE_BYTES : (cell + 1) * LINE_BYTES] = np.frombuffer(fact.line, np.uint8)
 
 
+def scatter_pairs(
+    text: np.ndarray, facts: list[Fact], apart: bool, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Overwrite `text`, uint8 [N], in place with two statements of each fact: one tells it, a later one asks for it.
+
+    Lines stand anywhere. `apart`: all are told before any is asked for, so that distances are long; else in random
+    order. Returns where each fact is told and asked for, [facts] each. Raises ValueError when they do not fit.
+    """
+    count = len(facts)
+    free = len(text) - 2 * count * LINE_BYTES
+    if free < 0:
+        raise ValueError(
+            f"{count} facts do not fit twice into {len(text)} bytes: at most {len(text) // LINE_BYTES // 2}"
+        )
+    start_L = np.sort(generator.integers(0, free + 1, 2 * count)) + LINE_BYTES * np.arange(2 * count)
+    if apart:
+        told, asked = start_L[:count], start_L[count:][generator.permutation(count)]
+    else:
+        told, asked = np.sort(start_L[generator.permutation(2 * count)].reshape(2, count), axis=0)
+    for starts in (told, asked):
+        for start, fact in zip(starts, facts, strict=True):
+            text[start : start + LINE_BYTES] = np.frombuffer(fact.line, np.uint8)
+    return told, asked
+
+
 def needle_prompt(text: bytes, length: int, depth: float, fact: Fact) -> bytes:
     """Return `length` bytes: the beginning of `text`, in it `fact` told at `depth` (0 start, 1 end); then its question.
 

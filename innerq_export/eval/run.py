@@ -25,7 +25,6 @@ from innerq_export.progress import Progress, Silent
 from innerq_export.spec import CacheConfig
 
 CALIBRATION_SEED = 1 << 20
-WITH_NEEDLES = ("presets", "baselines", "yours", "auto")
 
 
 @dataclass(frozen=True)
@@ -74,16 +73,15 @@ def evaluate(checkpoint: Checkpoint, options: Options, progress: Progress | None
 
 def _measure_seed(report: Report, decoder: Decoder, source: Source, options: Options, seed: int, step: Any) -> None:
     plans = [row.plan for row in report.rows.values()]
-    asked = [plan for plan in plans if plan.group in WITH_NEEDLES]
     cells = list(needle_cells(source, options.needle_lengths, options.needle_depths, options.needles, seed))
-    tick = _Ticks(step, len(plans) + len(cells) * len(asked))
+    tick = _Ticks(step, len(plans) * (1 + len(cells)))
     windows = source.windows(options.sequences, options.tokens, seed)
     for plan, figures in text_figures(decoder, plans, windows, options.prompt, tick):
         report.rows[plan.name].text.append(figures)
-    for plan in asked if cells else ():
+    for plan in plans if cells else ():
         report.rows[plan.name].recall.append([])
     for tokens, depth, cell in cells:
-        for plan, found in recall_figures(decoder, asked, cell, tokens, depth, tick):
+        for plan, found in recall_figures(decoder, plans, cell, tokens, depth, tick):
             report.rows[plan.name].recall[-1].append(found)
 
 

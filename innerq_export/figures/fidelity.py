@@ -16,6 +16,7 @@ _COLOUR = {"presets": "ours", "baselines": "fp16", "auto": "fp8", "yours": "acce
 _LABEL = {"presets": "presets", "baselines": "baselines", "auto": "chosen per layer", "yours": "yours"}
 _LABEL |= {"bits": "other bits", "scales": "least-squares scales"}
 _ABLATIONS = ("sink", "recent", "key-norm", "modes", "scales", "parts")
+_NEEDLES = ("presets", "baselines", "auto", "yours", "parts")
 
 
 def fidelity_figures(report: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -28,7 +29,7 @@ def fidelity_figures(report: Mapping[str, Any], folder: Path) -> list[Path]:
         paths += save_both(folder, "ablation", lambda axes, theme: _ablation(axes, theme, ablated, where))
     if report["sensitivity"]:
         paths += save_both(folder, "layers", lambda axes, theme: _layers(axes, theme, report["sensitivity"], where))
-    asked = [row for row in report["rows"] if row["recall_cells"]]
+    asked = [row for row in report["rows"] if row["recall_cells"] and row["group"] in _NEEDLES]
     if asked:
         paths += save_both(folder, "recall", lambda axes, theme: _recall(axes, theme, asked, where))
     return paths

@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from innerq_export.eval.recall import LINE_BYTES, Fact, draw_facts, needle_prompt, scatter_facts
+from innerq_export.eval.recall import LINE_BYTES, Fact, draw_facts, needle_prompt, scatter_facts, scatter_pairs
 
 LINE = re.compile(rb"\n\[([a-z]{6}): ([a-z]{6})\]\n")
 
@@ -35,6 +35,27 @@ def test_as_many_lines_as_fit_and_no_more():
     scatter_facts(np.zeros(3 * LINE_BYTES, np.uint8), facts, 3, generator)
     with pytest.raises(ValueError, match="at most 2"):
         scatter_facts(np.zeros(3 * LINE_BYTES - 1, np.uint8), facts, 3, generator)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_pairs_are_told_and_then_asked_for_and_leave_the_rest_alone(apart):
+    generator = np.random.default_rng(4)
+    text = np.full(1000, ord("."), np.uint8)
+    facts = draw_facts(20, generator)
+    told, asked = scatter_pairs(text, facts, apart, generator)
+    assert (told < asked).all() and (told.max() < asked.min()) == apart
+    for starts in (told, asked):
+        assert [text[start : start + LINE_BYTES].tobytes() for start in starts] == [fact.line for fact in facts]
+    assert set(LINE.sub(b"", text.tobytes())) == {ord(".")} and text.tobytes().count(b"[") == 40
+    assert len({int(start) % LINE_BYTES for start in told}) > 5  # anywhere, not in cells
+
+
+def test_as_many_pairs_as_fit_and_no_more():
+    generator = np.random.default_rng(5)
+    facts = draw_facts(2, generator)
+    scatter_pairs(np.zeros(4 * LINE_BYTES, np.uint8), facts, True, generator)
+    with pytest.raises(ValueError, match="2 facts do not fit twice into 71 bytes: at most 1"):
+        scatter_pairs(np.zeros(4 * LINE_BYTES - 1, np.uint8), facts, True, generator)
 
 
 @pytest.mark.parametrize(("depth", "before"), [(0.0, 0), (0.5, 36), (1.0, 73)])
