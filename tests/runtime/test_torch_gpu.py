@@ -24,6 +24,8 @@ from innerq_export.spec import blocks_of, preset
 pytestmark = pytest.mark.gpu
 ATTENTION = {torch.float16: 2e-3, torch.bfloat16: 4e-3}
 """Relative L2 of attention over equal caches; a bf16 output is rounded by up to 2e-3 besides."""
+TWO_CARDS = {"float32": (1e-3, 1e-2), "float16": (1e-2, 5e-2), "bfloat16": (8e-2, 2e-1)}
+"""Relative L2 of two cards' logits to one's: of a sequence without codes, at most, and of all, in the median."""
 GREEDY_TOKENS = 1000
 TIE = 0.1
 """Two logits of about 10 that differ by less are one to a model in fp16, whose values there lie 0.008 apart."""
@@ -171,10 +173,12 @@ two_cards = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two 
 
 
 @two_cards
-@pytest.mark.parametrize("compiled", [False, True])
-def test_two_cards_are_one(folder, compiled):
-    """In fp32, so that the order of sums moves almost no value to the next code; sequence 1 has none."""
-    options = TorchOptions(device="cuda", dtype="float32")
+@pytest.mark.parametrize(
+    ("dtype", "compiled"), [("float32", False), ("float32", True), ("float16", True), ("bfloat16", False)]
+)
+def test_two_cards_are_one(folder, dtype, compiled):
+    """Sums in another order move values to the next code, in fp32 almost none; sequence 1 has no codes yet."""
+    options = TorchOptions(device="cuda", dtype=dtype)
     one = decoded(TorchSession(folder, options, batch=3), 150)
     session = TorchSession(folder, replace(options, tp=2, compiled=compiled), batch=3)
     processes = list(session._ranks._processes)
@@ -184,8 +188,9 @@ def test_two_cards_are_one(folder, compiled):
         session.close()
     errors = np.linalg.norm(two - one, axis=-1) / np.linalg.norm(one, axis=-1)
     print("relative L2 of logits, median and largest of each sequence:", np.median(errors, 0), errors.max(0))
-    assert errors[:, 1].max() < 1e-3
-    assert np.median(errors) < 1e-2
+    plain, coded = TWO_CARDS[dtype]
+    assert errors[:, 1].max() < plain
+    assert np.median(errors) < coded
     assert [process.exitcode for process in processes] == [0]
 
 
