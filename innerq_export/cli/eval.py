@@ -14,7 +14,7 @@ from innerq_export.cli.output import RichProgress, note, print_json
 from innerq_export.cli.params import FOLDER, SIZE, cache_config, format_option, model_option
 from innerq_export.spec import PRESETS
 
-_GROUPS = ("presets", "baselines", "bits", "modes", "sink", "recent", "key-norm", "scales", "parts")
+_GROUPS = ("presets", "baselines", "bits", "modes", "sink", "recent", "group", "key-norm", "scales", "parts")
 _FILE = click.Path(path_type=Path, dir_okay=False)
 AUTO = "auto"
 

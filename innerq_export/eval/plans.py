@@ -10,13 +10,14 @@ from torch import Tensor
 
 from innerq_export.errors import ConfigError, nearest
 from innerq_export.reference.baselines import baselines
+from innerq_export.reference.group_sizes import grouped_scheme
 from innerq_export.reference.innerq_scheme import innerq_scheme
 from innerq_export.reference.least_squares import quantise_least_squares
 from innerq_export.reference.scheme import FULL_BITS, Hold, Scheme
 from innerq_export.spec import DEFAULT_PRESET, MODES, PRESETS, CacheConfig, preset
 
-GROUPS = ("presets", "baselines", "bits", "modes", "sink", "recent", "key-norm", "scales", "parts")
-SINKS, RECENTS = (0, 4, 16, 32, 64), (0, 32, 96, 224)
+GROUPS = ("presets", "baselines", "bits", "modes", "sink", "recent", "group", "key-norm", "scales", "parts")
+SINKS, RECENTS, GROUP_SIZES = (0, 4, 16, 32, 64), (0, 32, 96, 224), (16, 32, 64, 128)
 FOREVER = 1 << 40
 
 
@@ -116,6 +117,13 @@ def _recent(sizes: Sizes) -> list[Plan]:
     return [sizes.innerq(config.replace(recent=tokens), f"recent {tokens}", "recent") for tokens in RECENTS]
 
 
+def _group(sizes: Sizes) -> list[Plan]:
+    fitting = [group for group in GROUP_SIZES if sizes.head_dim % group == 0]
+    config = preset(DEFAULT_PRESET)
+    schemes = [grouped_scheme(config, group, sizes.head_dim, f"group {group}") for group in fitting]
+    return [sizes.uniform(one, one.name, "group", f"{describe(config)}, groups of other sizes") for one in schemes]
+
+
 def _key_norm(sizes: Sizes) -> list[Plan]:
     names = ("prefill", "folded", "none") if sizes.key_norms else ("prefill", "none")
     config = preset(DEFAULT_PRESET)
@@ -156,6 +164,7 @@ _GROUPS = {
     "modes": _modes,
     "sink": _sink,
     "recent": _recent,
+    "group": _group,
     "key-norm": _key_norm,
     "scales": _scales,
     "parts": _parts,

@@ -15,7 +15,7 @@ Rows = Sequence[Mapping[str, Any]]
 _COLOUR = {"presets": "ours", "baselines": "fp16", "auto": "fp8", "yours": "accent", "bits": "limit", "scales": "other"}
 _LABEL = {"presets": "presets", "baselines": "baselines", "auto": "chosen per layer", "yours": "yours"}
 _LABEL |= {"bits": "other bits", "scales": "least-squares scales"}
-_ABLATIONS = ("sink", "recent", "key-norm", "modes", "scales", "parts")
+_ABLATIONS = ("sink", "recent", "group", "key-norm", "modes", "scales", "parts")
 _NEEDLES = ("presets", "baselines", "auto", "yours", "parts")
 
 
@@ -79,7 +79,7 @@ def _ablation(axes: Axes, theme: Theme, rows: Rows, where: str) -> None:
     spread = [min(row["kl_mean"]["sd"], 0.95 * mean) for row, mean in zip(rows, kl, strict=True)]
     groups = list(dict.fromkeys(row["group"] for row in rows))
     paints = ["ours", "fp8", "other", "fp16", "accent", "limit"]
-    colours = [colour(paints[groups.index(row["group"])], theme) for row in rows]
+    colours = [colour(paints[groups.index(row["group"]) % len(paints)], theme) for row in rows]
     _tall(axes, 1.2 + 0.22 * len(rows))
     axes.barh(range(len(rows)), kl, xerr=spread, color=colours, ecolor=theme.ink, capsize=2)
     axes.set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=8)

@@ -31,9 +31,14 @@ def quantise(x_g32: Tensor, bits: int, mode: str, name: str = "x") -> Quantised:
     """Quantise groups [..., 32] of any float type. UserError, naming `name`, for input or scales beyond fp16."""
     if x_g32.shape[-1] != GROUP_SIZE:
         raise UserError(f"quantise: '{name}' has the wrong group size", expected=GROUP_SIZE, got=x_g32.shape[-1])
+    return quantise_groups(x_g32, bits, mode, name)
+
+
+def quantise_groups(x_gN: Tensor, bits: int, mode: str, name: str = "x") -> Quantised:
+    """Quantise groups [..., N] as `quantise` does, N any power of two: for comparisons, the contract has 32."""
     if mode not in _MODES:
         raise UserError(f"unknown mode '{mode}'", expected=", ".join(_MODES), got=mode, fix=nearest(mode, _MODES))
-    x = x_g32.to(torch.float32)
+    x = x_gN.to(torch.float32)
     require_finite(x, name)
     quantised = _MODES[mode](x, bits)
     require_finite(quantised.scale, f"scale of {name}")
@@ -118,6 +123,6 @@ def _codes(x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
 def _error(x: Tensor, quantised: Quantised, bits: int, mode: str) -> Tensor:
     """Return the fp32 sum of abs errors of each group, added by halving: x[i] + x[i+16], then i+8, 4, 2, 1."""
     error = (x - dequantise(quantised, bits, mode)).abs()
-    for half in (16, 8, 4, 2, 1):
-        error = error[..., :half] + error[..., half : 2 * half]
+    while (half := error.shape[-1] // 2) > 0:
+        error = error[..., :half] + error[..., half:]
     return error[..., 0]
