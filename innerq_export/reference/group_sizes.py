@@ -1,7 +1,7 @@
 """InnerQ with other group sizes than the contract's 32, as a Scheme: what the choice of 32 costs or buys.
 
 A group of G values has one scale: G channels of a key's token, G tokens of a value's channel; so tokens leave the
-window G at a time. Everything else is SPEC sections 2 to 5. No kernel, engine or cache has these: they are for comparison.
+window G at a time. Everything else is SPEC sections 2 to 5. For comparison: no kernel, engine or cache has them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from innerq_export.spec import GROUP_SIZE, CacheConfig, bits_per_value
 
 
 def grouped_scheme(config: CacheConfig, group: int, head_dim: int, name: str) -> Scheme:
-    """Return `config` with groups of `group` values. ConfigError unless they divide the head, or for a folded lambda."""
+    """Return `config` in groups of `group` values. ConfigError unless they divide the head, or for a folded lambda."""
     if head_dim % group or group & (group - 1):
         fix = "choose a power of two that divides the head dim"
         raise ConfigError(f"groups of {group}", expected=f"a part of {head_dim} channels", got=group, fix=fix)
