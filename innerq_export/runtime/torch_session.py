@@ -43,12 +43,14 @@ class TorchSession(Session):
         self.folder, options = Path(folder), options or TorchOptions()
         self.manifest = preflight(self.folder, self.backend, allow_unready=allow_unready)
         self.limit = self.manifest.model.max_positions
+        device, dtype = _device(options.device), getattr(torch, options.dtype or self.manifest.dtype)
+        if not threads and device == "cpu" and options.tp > 1:
+            threads = max(1, torch.get_num_threads() // options.tp)
         if threads:
             torch.set_num_threads(threads)
-        dtype = getattr(torch, options.dtype or self.manifest.dtype)
         part = Part(
-            checkpoint_of(self.manifest, self.folder), self.manifest.cache, dtype, _device(options.device),
-            options.tp, options.compiled, threads,
+            checkpoint_of(self.manifest, self.folder), self.manifest.cache, dtype, device, options.tp,
+            options.compiled, threads,
         )  # fmt: skip
         self._ranks = OtherRanks(part) if part.count > 1 else None
         self._decoder = _with_weights(part, self._ranks)
