@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from innerq_export.runtime.torch_session import TorchSession
 from tests.engine.real import SMALL_WINDOW
 
 torch.set_num_threads(1)
+ROOT = Path(__file__).resolve().parents[2]
 EXACT, NEAR = 1e-4, 0.15
 """Relative L2 of logits: fp32 against an oracle in fp32, and 16-bit activations against ONNX Runtime's, where rounding
 moves a value to the next code now and then. The mutation below shows what EXACT sees."""
@@ -259,6 +262,14 @@ def test_a_source_that_will_not_do(tiny_engine, tmp_path, monkeypatch, changes, 
     write_manifest(folder, read_manifest(folder).replace(**changes))
     with pytest.raises(UserError, match=what):
         TorchSession(folder)
+
+
+def test_the_example_of_the_docs_runs(tiny_engine, tmp_path, monkeypatch, capsys):
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "decode.md").read_text(), re.S)
+    shutil.copytree(tiny_engine, tmp_path / "engines" / "demo")
+    monkeypatch.chdir(tmp_path)
+    exec(block, {})
+    assert capsys.readouterr().out.startswith("[37 40]")
 
 
 def test_run_streams_from_the_command_line(tiny_engine):
