@@ -45,8 +45,8 @@ def folder(tmp_path_factory):
 
 
 def prompted(session):
-    """The logits after a prompt."""
-    return session.prefill([[256, *b"Once upon a time"]])
+    """The logits after a prompt behind which the reference is never nearer to a tie than 0.02."""
+    return session.prefill([[256, *b"And it came to pass"]])
 
 
 def greedy(session, count):
