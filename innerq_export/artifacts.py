@@ -140,6 +140,11 @@ class OnnxModel:
     digest: str
     weights: tuple[WeightFile, ...] = ()
 
+    @property
+    def weight_paths(self) -> tuple[Path, ...]:
+        """The files of `weights`."""
+        return tuple(self.path.with_name(file.name) for file in self.weights)
+
 
 @dataclass(frozen=True)
 class Engine:

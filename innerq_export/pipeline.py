@@ -14,6 +14,7 @@ from innerq_export.checkpoint import open_checkpoint
 from innerq_export.checkpoint.key_norm import as_built
 from innerq_export.checkpoint.support import check_provable
 from innerq_export.engine import (
+    BACKENDS,
     BuildOptions,
     BuildRequest,
     build_engine,
@@ -74,7 +75,7 @@ def _build(
         check_provable(source.config, request.dtype, request.parity)
     if backend == "tensorrt":
         require_half(source.dtype if isinstance(source, Graph) else request.dtype)
-    split = backend != "tensorrt-rtx" or options.split_profiles
+    split = options.split_profiles or not BACKENDS[backend].one_profile
     context = request.context(source.shape)
     profiles = default_profiles(source.shape, request.cache, request.max_batch, context, split=split)
     key = model_key(request, source)

@@ -30,19 +30,28 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class Built:
-    """What a backend made: its files, the libraries it was built with, and what else its runtime must know."""
+    """What a backend made: its files, the libraries it was built with, and what else its runtime must know.
+
+    `digests`: the SHA-256 as hex of those files that were hashed while they were written.
+    """
 
     files: tuple[str, ...]
     versions: Mapping[str, str]
     details: Mapping[str, Any] = field(default_factory=dict)
     aliases: tuple[tuple[str, str], ...] = ()
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 class Backend(Protocol):
-    """One way to run an engine folder. `lowering`: the form of ONNX that it reads; `needs`, `install`: for messages."""
+    """One way to run an engine folder.
+
+    `lowering`: the form of ONNX that it reads; `one_profile`: a profile for every step does, unless the user wants
+    prompts and single tokens apart; `needs`, `install`: for messages.
+    """
 
     name: str
     lowering: str
+    one_profile: bool
     needs: str
     install: str
 

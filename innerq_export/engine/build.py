@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from innerq_export.checkpoint.key_norm import FILE_NAME as KEY_NORM_NAME
 from innerq_export.checkpoint.key_norm import write_key_norm
 from innerq_export.engine.backends import resolve
 from innerq_export.engine.base import Backend, BuildOptions, Built
-from innerq_export.engine.files import entries_of
+from innerq_export.engine.files import entries_of, entry_of
 from innerq_export.engine.folder import write_manifest
 from innerq_export.engine.keys import backend_key
 from innerq_export.engine.ledger import Ledger
@@ -78,7 +78,7 @@ def build_engine(
     if chosen.name == "tensorrt":
         write_layout(folder, special, profiles)
     with report.stage("listing the files" if ledger.reused else "hashing the files") as step:
-        files = entries_of(folder, ledger.known_files, step)
+        files = entries_of(folder, {**ledger.known_files, **_known(folder, made.values())}, step)
         manifest = _manifest(model, profiles, made, checkpoint, source, files)
         manifest = manifest.replace(weights=_weights(folder, model, special), rewrites=rewrites or {})
         write_manifest(folder, manifest)
@@ -102,6 +102,12 @@ def _weights(folder: Path, *models: OnnxModel) -> tuple[WeightFile, ...]:
         if model.path.parent.resolve() == folder.resolve():
             files = {file.name: file for file in model.weights} | files
     return tuple(files.values())
+
+
+def _known(folder: Path, made: Iterable[Built]) -> dict[str, FileEntry]:
+    """Return entries of the files that were hashed while they were written."""
+    digests = {name: digest for built in made for name, digest in built.digests.items()}
+    return {name: entry_of(folder / name, digest) for name, digest in digests.items()}
 
 
 def _fitting(backend: Backend, model: OnnxModel) -> OnnxModel:

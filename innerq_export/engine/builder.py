@@ -18,8 +18,10 @@ from innerq_export.engine.timing_cache import TimingCache
 from innerq_export.errors import OutOfMemoryError, RewriteError, UserError
 
 
-def build_plan(trt: Any, request: PlanRequest, started: Callable[[Estimate], None]) -> None:
-    """Build what `request` asks for with module `trt` (tensorrt or tensorrt_rtx); `started` gets the live estimate.
+def build_plan(trt: Any, request: PlanRequest, started: Callable[[Estimate], None]) -> str:
+    """Build what `request` asks for with module `trt` (tensorrt or tensorrt_rtx); return the plan's SHA-256 as hex.
+
+    `started` gets the live estimate.
 
     Raises RewriteError when parser or builder refuse the model, OutOfMemoryError, ConfigError for an unknown card,
     EnvironmentMismatchError for a plugin library that the registry refuses. The plan appears in one rename.
@@ -38,11 +40,13 @@ def build_plan(trt: Any, request: PlanRequest, started: Callable[[Estimate], Non
     config.progress_monitor = progress_monitor(trt, estimate)
     started(estimate)
     draft = request.plan.with_name(f".{request.plan.name}.new")
-    if not write_plan(trt, builder, network, config, draft):
+    digest = write_plan(trt, builder, network, config, draft)
+    if digest is None:
         raise refused(trt, logger.errors)
     del parser
     timings.save()
     draft.replace(request.plan)
+    return digest
 
 
 def refused(trt: Any, errors: list[str]) -> UserError:

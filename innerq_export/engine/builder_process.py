@@ -20,8 +20,8 @@ _KILLED = (-9, 137)
 _SHOWN_LINES = 5
 
 
-def run_builder(request: PlanRequest, step: Step) -> None:
-    """Build the plan that `request` asks for and report to `step`.
+def run_builder(request: PlanRequest, step: Step) -> str:
+    """Build the plan that `request` asks for, report to `step`, and return the plan's SHA-256 as hex.
 
     Raises what the builder raises; OutOfMemoryError when the system killed it; RewriteError when it died otherwise;
     KeyboardInterrupt, its own or that of `step`, ends the builder at once. No failure leaves a file behind.
@@ -29,16 +29,17 @@ def run_builder(request: PlanRequest, step: Step) -> None:
     with tempfile.TemporaryFile("w+") as complaints:
         process = _start(complaints)
         try:
-            error = _follow(process, request, step)
+            outcome = _follow(process, request, step)
             status = process.wait()
         finally:
             _end(process)
             request.plan.with_name(f".{request.plan.name}.new").unlink(missing_ok=True)
-        if error is not None:
-            raise error
-        if status != 0:
+        if isinstance(outcome, UserError):
+            raise outcome
+        if status != 0 or outcome is None:
             raise _died(request, status, complaints)
     step.advance(1.0, "")
+    return outcome
 
 
 def _start(complaints: IO[str]) -> subprocess.Popen[str]:
@@ -56,8 +57,8 @@ def _start(complaints: IO[str]) -> subprocess.Popen[str]:
     )
 
 
-def _follow(process: subprocess.Popen[str], request: PlanRequest, step: Step) -> UserError | None:
-    """Pass progress on until the worker is silent; return the error that it reported."""
+def _follow(process: subprocess.Popen[str], request: PlanRequest, step: Step) -> UserError | str | None:
+    """Pass progress on until the worker is silent; return the error that it reported, or the plan's digest."""
     assert process.stdin is not None
     assert process.stdout is not None
     try:
@@ -65,14 +66,16 @@ def _follow(process: subprocess.Popen[str], request: PlanRequest, step: Step) ->
         process.stdin.close()
     except BrokenPipeError:
         return None
-    error = None
+    outcome: UserError | str | None = None
     for line in process.stdout:
         event = _event(line)
         if "fraction" in event:
             step.advance(event["fraction"], event["note"])
         elif "error" in event:
-            error = _error(**event["error"])
-    return error
+            outcome = _error(**event["error"])
+        elif "sha256" in event:
+            outcome = event["sha256"]
+    return outcome
 
 
 def _event(line: str) -> dict[str, Any]:
@@ -99,7 +102,7 @@ def _died(request: PlanRequest, status: int, complaints: IO[str]) -> UserError:
         )
     return RewriteError(
         f"{request.binding}'s builder ended without a plan",
-        expected="exit status 0",
+        expected="a plan, and exit status 0",
         got=f"exit status {status}: {last}",
         fix="build with --backend onnxruntime, and report the lines above",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from innerq_export.engine.manifest import MANIFEST_NAME, FileEntry
@@ -14,9 +15,14 @@ _CHUNK = 1 << 22
 
 
 def file_entry(path: Path) -> FileEntry:
-    """Return size, hash and time of the file at `path`."""
-    before = path.stat()
-    return FileEntry(before.st_size, sha256_of(path), before.st_mtime_ns, linked=before.st_nlink > 1)
+    """Return size, hash and time of the file at `path`, as they were before it was read."""
+    return replace(entry_of(path, ""), sha256=sha256_of(path))
+
+
+def entry_of(path: Path, digest: str) -> FileEntry:
+    """Return size, time and `digest` of the file at `path`, which is not read."""
+    found = path.stat()
+    return FileEntry(found.st_size, digest, found.st_mtime_ns, linked=found.st_nlink > 1)
 
 
 def sha256_of(path: Path) -> str:

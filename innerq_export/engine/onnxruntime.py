@@ -18,6 +18,7 @@ class OnnxRuntimeBackend:
 
     name = "onnxruntime"
     lowering = "native"
+    one_profile = False
     needs = "onnxruntime 1.31 or later"
     install = "pip install onnxruntime"
 

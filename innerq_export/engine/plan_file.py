@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+from innerq_export.engine.plan_stream import PlanStream
 from innerq_export.errors import UserError
 
 
-def write_plan(trt: Any, builder: Any, network: Any, config: Any, path: Path) -> bool:
-    """Build `network` with module `trt` into the file `path`; return whether the builder made a plan.
+def write_plan(trt: Any, builder: Any, network: Any, config: Any, path: Path) -> str | None:
+    """Build `network` with module `trt` into the file `path`; return its SHA-256 as hex, None if there is no plan.
 
     Raises UserError when the file cannot be written. On any failure a part of it may stay.
     """
-    if not hasattr(builder, "build_serialized_network_to_stream"):
-        plan = builder.build_serialized_network(network, config)
-        if plan is not None:
-            path.write_bytes(plan)
-        return plan is not None
     try:
-        with path.open("wb") as file:
-            writer = _writer(trt, file)
-            made = builder.build_serialized_network_to_stream(network, config, writer)
-            if writer.error is not None:
-                raise writer.error
+        with PlanStream(path) as stream:
+            if hasattr(builder, "build_serialized_network_to_stream"):
+                writer = _writer(trt, stream)
+                made = builder.build_serialized_network_to_stream(network, config, writer)
+                if writer.error is not None:
+                    raise writer.error
+            else:
+                plan = builder.build_serialized_network(network, config)
+                made = plan is not None and stream.write(plan) > 0
     except OSError as error:
         raise UserError(
             f"{path.parent}: the plan cannot be written",
@@ -31,10 +31,10 @@ def write_plan(trt: Any, builder: Any, network: Any, config: Any, path: Path) ->
             got=error.strerror,
             fix="free some space, or name another output folder",
         ) from error
-    return bool(made)
+    return stream.sha256 if made else None
 
 
-def _writer(trt: Any, file: BinaryIO) -> Any:
+def _writer(trt: Any, stream: PlanStream) -> Any:
     """Return an IStreamWriter that keeps an OSError in `error` and writes no more: nothing may be raised into C++."""
 
     class Writer(trt.IStreamWriter):
@@ -44,7 +44,7 @@ def _writer(trt: Any, file: BinaryIO) -> Any:
 
         def write(self, data: Any) -> int:
             try:
-                return 0 if self.error else file.write(data)
+                return 0 if self.error else stream.write(data)
             except OSError as error:
                 self.error = error
                 return 0

@@ -15,7 +15,7 @@ class PlanRequest:
     """Build the ONNX file `model` into the engine file `plan` with TensorRT module `binding`.
 
     `binding`: 'tensorrt_rtx' or 'tensorrt'; `compute_capabilities` such as '8.9' for TensorRT-RTX; for TensorRT the
-    plugin `library` and the `timing_cache` file (see `BuildOptions`).
+    plugin `library` and the `timing_cache` file (see `BuildOptions`). `weights`: the files that the model refers to.
     """
 
     binding: str
@@ -25,6 +25,7 @@ class PlanRequest:
     compute_capabilities: tuple[str, ...] = ()
     library: Path | None = None
     timing_cache: Path | None = None
+    weights: tuple[Path, ...] = ()
 
     def to_json(self) -> str:
         """Return one line of JSON; `from_json` gives back an equal request."""
@@ -37,7 +38,9 @@ class PlanRequest:
         paths = {name: _path(fields[name]) for name in ("model", "plan", "library", "timing_cache")}
         profiles = tuple(_profile(profile) for profile in fields["profiles"])
         capabilities = tuple(fields["compute_capabilities"])
-        return cls(**fields | paths | {"profiles": profiles, "compute_capabilities": capabilities})
+        weights = tuple(map(Path, fields["weights"]))
+        lists = {"profiles": profiles, "compute_capabilities": capabilities, "weights": weights}
+        return cls(**fields | paths | lists)
 
 
 def _path(text: str | None) -> Path | None:

@@ -33,6 +33,7 @@ class TensorRtBackend:
 
     name = "tensorrt"
     lowering = "plugin"
+    one_profile = False
     needs = "tensorrt 10.16 to 11.x, on a machine with an NVIDIA GPU"
     install = "pip install 'innerq-export[tensorrt]' (the wheels come from NVIDIA's index)"
 
@@ -65,12 +66,13 @@ class TensorRtBackend:
             tuple(profiles),
             library=library,
             timing_cache=options.timing_cache,
+            weights=model.weight_paths,
         )
-        run_builder(request, step)
+        digest = run_builder(request, step)
         shutil.copy2(library, folder / library.name)
         versions = {"tensorrt": version_of("tensorrt") or "unknown"}
         files = (PLAN_NAME, model.path.name, library.name)
-        return Built(files, versions, _details(model, library), aliases=cache_aliases(model))
+        return Built(files, versions, _details(model, library), cache_aliases(model), {PLAN_NAME: digest})
 
 
 def _details(model: OnnxModel, library: Path) -> dict[str, Any]:

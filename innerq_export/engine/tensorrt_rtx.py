@@ -23,6 +23,7 @@ class TensorRtRtxBackend:
 
     name = "tensorrt-rtx"
     lowering = "native"
+    one_profile = True
     needs = "tensorrt-rtx 1.7 or later"
     install = "pip install 'innerq-export[rtx]'"
 
@@ -46,8 +47,13 @@ class TensorRtRtxBackend:
         """Write model.engine for the compute capabilities of `options`, or for all that RTX cards have."""
         capabilities = options.compute_capabilities or DEFAULT_CAPABILITIES
         request = PlanRequest(
-            "tensorrt_rtx", model.path, folder / PLAN_NAME, tuple(profiles), compute_capabilities=capabilities
+            "tensorrt_rtx",
+            model.path,
+            folder / PLAN_NAME,
+            tuple(profiles),
+            compute_capabilities=capabilities,
+            weights=model.weight_paths,
         )
-        run_builder(request, step)
+        digest = run_builder(request, step)
         versions = {"tensorrt-rtx": version_of("tensorrt-rtx") or "unknown"}
-        return Built((PLAN_NAME,), versions, {"compute_capabilities": list(capabilities)})
+        return Built((PLAN_NAME,), versions, {"compute_capabilities": list(capabilities)}, digests={PLAN_NAME: digest})

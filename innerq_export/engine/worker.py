@@ -1,8 +1,9 @@
 """`python -m innerq_export.engine.worker`: builds one plan in a process of its own.
 
-Reads a PlanRequest from stdin and writes one JSON object per line to stdout: {"fraction", "note"} while it works and
-{"error"} when it cannot. Exit status 0 means that the plan is written. A process of its own, because TensorRT neither
-hears an interrupt while it compiles nor survives every model, and because its memory goes back when it ends.
+Reads a PlanRequest from stdin and writes one JSON object per line to stdout: {"fraction", "note"} while it works, then
+{"sha256"} of the plan, or {"error"} when it cannot. Exit status 0 means that the plan is written. A process of its own,
+because TensorRT neither hears an interrupt while it compiles nor survives every model, and because its memory goes back
+when it ends.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 from innerq_export.engine.builder import build_plan
 from innerq_export.engine.estimate import Estimate
+from innerq_export.engine.pages import get_ready
 from innerq_export.engine.plan_request import PlanRequest
 from innerq_export.errors import UserError
 
@@ -27,12 +29,14 @@ def main() -> int:
     """Build what stdin asks for. The parent ends this process; Ctrl-C on the terminal is the parent's to hear."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     request = PlanRequest.from_json(sys.stdin.readline())
+    get_ready(request.weights)
     try:
         trt = importlib.import_module(request.binding)
-        build_plan(trt, request, _report_regularly)
+        digest = build_plan(trt, request, _report_regularly)
     except UserError as error:
         _say(error=describe(error))
         return error.exit_code
+    _say(sha256=digest)
     return 0
 
 

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from innerq_export.checkpoint.support import experts_of
-from innerq_export.engine import BuildRequest
+from innerq_export.engine import BACKENDS, BuildRequest
 from innerq_export.plan.costs import (
     MEMORY,
     MODEL_FILE,
     PLAN_FILE,
     PLAN_FILE_SPLIT,
     REPORT_BYTES,
+    Cost,
     Weights,
     calibration_memory,
     parity_memory,
@@ -65,14 +66,18 @@ def _layers(headers: Headers) -> int:
 
 def _disk(headers: Headers, request: BuildRequest, backend: str, weights: Weights) -> dict[str, int]:
     layers = _layers(headers)
-    split = backend == "tensorrt" or request.options.split_profiles
-    model, plan = MODEL_FILE.at(layers, 0), (PLAN_FILE_SPLIT if split else PLAN_FILE).at(layers, weights.engine)
+    model = MODEL_FILE.at(layers, 0)
     written = weights.cast if _linkable(headers, request) else weights.engine
     return {
         "write": model * (2 if backend == "tensorrt" else 1) + written,
-        backend: plan if backend in NVIDIA else 0,
+        backend: _plan_file(request, backend).at(layers, weights.engine) if backend in NVIDIA else 0,
         "hash": REPORT_BYTES,
     }
+
+
+def _plan_file(request: BuildRequest, backend: str) -> Cost:
+    split = request.options.split_profiles or not BACKENDS[backend].one_profile
+    return PLAN_FILE_SPLIT if split else PLAN_FILE
 
 
 def _linkable(headers: Headers, request: BuildRequest) -> bool:

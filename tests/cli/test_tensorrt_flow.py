@@ -1,5 +1,6 @@
 """`build --backend tensorrt` and `run` from end to end; only TensorRT itself is a stand-in."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 from innerq_export.cli.main import cli
 from innerq_export.engine import read_manifest
 from innerq_export.engine import tensorrt as tensorrt_module
+from innerq_export.engine.files import sha256_of
 from innerq_export.integrations import resolve
 from tests.models import tiny_llama
 from tests.runtime.plan_folder import CARD, pretend, write_plan
@@ -31,6 +33,7 @@ def machine(monkeypatch):
 
     def run_builder(request, step):
         write_plan(request.plan, request.model, request.profiles, aliased=True)
+        return sha256_of(request.plan)
 
     pretend(monkeypatch)
     monkeypatch.setattr(tensorrt_module, "version_of", lambda package: "11.4.0")
@@ -111,7 +114,10 @@ def test_float32_is_refused_before_the_export(machine, checkpoint, library, tmp_
 def test_a_second_build_reuses_the_plan_until_the_library_changes(machine, checkpoint, library, tmp_path, monkeypatch):
     own = shutil.copy(library, tmp_path / library.name)
     monkeypatch.setenv(resolve.ENVIRONMENT, str(own))
-    monkeypatch.setattr(tensorrt_module, "run_builder", lambda request, step: request.plan.write_text("plan"))
+    digest = hashlib.sha256(b"plan").hexdigest()
+    monkeypatch.setattr(
+        tensorrt_module, "run_builder", lambda request, step: request.plan.write_text("plan") and digest
+    )
 
     def made(*words):
         stages = json.loads(build(checkpoint, tmp_path / "engine", "--overwrite", *words).stdout)["stages"]

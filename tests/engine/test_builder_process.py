@@ -29,13 +29,15 @@ def run(tmp_path, monkeypatch):
         (tmp_path / "pretended_trt.py").write_text(source)
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
         request = PlanRequest("pretended_trt", tmp_path / "model.onnx", tmp_path / "model.engine", PROFILES)
-        run_builder(request, step or Step())
+        return run_builder(request, step or Step())
 
     return run
 
 
 def test_a_request_survives_the_journey(tmp_path):
-    request = PlanRequest("tensorrt", tmp_path / "m", tmp_path / "p", PROFILES, ("8.9",), tmp_path / "l", None)
+    request = PlanRequest(
+        "tensorrt", tmp_path / "m", tmp_path / "p", PROFILES, ("8.9",), tmp_path / "l", None, (tmp_path / "w",)
+    )
     assert PlanRequest.from_json(request.to_json()) == request
 
 
@@ -64,8 +66,14 @@ def test_other_exceptions_end_with_their_traceback(run):
 def test_what_libraries_print_is_no_event(run):
     step = Step()
     event = """print('{"fraction": 0.5, "note": ""}', flush=True)"""
-    run(f"print('[1, 2]'); print('{{broken'); {event}; raise SystemExit(0)", step)
+    digest = """print('{"sha256": "12ab"}', flush=True)"""
+    assert run(f"print('[1, 2]'); print('{{broken'); {event}; {digest}; raise SystemExit(0)", step) == "12ab"
     assert step.reports == [0.5, 1.0]
+
+
+def test_a_builder_that_leaves_in_silence_made_no_plan(run):
+    with pytest.raises(RewriteError, match="ended without a plan"):
+        run("raise SystemExit(0)")
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])

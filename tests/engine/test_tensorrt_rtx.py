@@ -1,11 +1,14 @@
 """NVIDIA's real parser and builder, without a GPU."""
 
+import dataclasses
 from contextlib import contextmanager
 
 import onnx
 import pytest
 
-from innerq_export.engine import BuildOptions, build_engine, default_profiles, read_manifest
+from innerq_export.artifacts import WeightFile
+from innerq_export.engine import BuildOptions, build_engine, default_profiles, files, read_manifest, tensorrt_rtx
+from innerq_export.engine.files import check_files, sha256_of
 from innerq_export.errors import ConfigError, RewriteError
 from tests.engine.toy import CACHE, SHAPE, toy_engine, toy_onnx
 
@@ -110,3 +113,20 @@ def test_an_unknown_card_is_refused_with_the_known_ones(tmp_path):
 def test_the_folder_of_a_finished_build(tmp_path):
     folder = toy_engine(tmp_path / "engine", backend="tensorrt-rtx")
     assert set(read_manifest(folder).files) == {"model.onnx", "model.engine"}
+
+
+def test_the_plan_is_hashed_while_it_is_written_and_never_read_again(tmp_path, monkeypatch):
+    hashed = []
+    monkeypatch.setattr(files, "sha256_of", lambda path: hashed.append(path.name) or sha256_of(path))
+    manifest = read_manifest(toy_engine(tmp_path / "engine", backend="tensorrt-rtx"))
+    assert "model.engine" not in hashed
+    check_files(tmp_path / "engine", manifest.files, fix="", full=True)
+    assert "model.engine" in hashed
+
+
+def test_the_builder_hears_which_files_it_will_read(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(tensorrt_rtx, "run_builder", lambda request, step: asked.append(request) or "")
+    model = dataclasses.replace(toy_onnx(tmp_path / "m.onnx"), weights=(WeightFile("w.safetensors", "linked", 1, ""),))
+    build_rtx_alone(model, tmp_path)
+    assert asked[0].weights == (tmp_path / "w.safetensors",)
