@@ -17,6 +17,7 @@ from innerq_export.progress import Step
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+_FIX = "download the checkpoint again, or write it with save_pretrained"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -68,7 +69,9 @@ def read_tensors(folder: Path, step: Step) -> dict[str, TensorRef]:
             got=", ".join(pickled[:3]),
             fix="load it once in transformers where you trust it, and write it with save_pretrained",
         )
-    raise CheckpointError(f"{folder}: no weights", expected=f"{SINGLE}, or shards with {INDEX}", got="neither")
+    raise CheckpointError(
+        f"{folder}: no weights", expected=f"{SINGLE}, or shards with {INDEX}", got="neither", fix=_FIX
+    )
 
 
 def _read_shards(folder: Path, step: Step) -> dict[str, TensorRef]:
@@ -84,7 +87,10 @@ def _read_shards(folder: Path, step: Step) -> dict[str, TensorRef]:
         if name not in tensors or tensors[name].file.name != shard:
             got = tensors[name].file.name if name in tensors else "no file"
             raise CheckpointError(
-                f"{folder / INDEX}: tensor '{name[:200]}' is not where the index says", expected=shard, got=got
+                f"{folder / INDEX}: tensor '{name[:200]}' is not where the index says",
+                expected=shard,
+                got=got,
+                fix=_FIX,
             )
     return tensors
 

@@ -34,7 +34,7 @@ def read_header(file: Path) -> dict[str, TensorRef]:
             length = _header_length(file, stream.read(8), size)
             text = stream.read(length)
     except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read", got=error.strerror or str(error)) from error
+        raise CheckpointError(f"{file}: cannot be read", got=error.strerror or str(error), fix=_FIX) from error
     entries = parse_object(text, f"safetensors header of {file}")
     refs = [_tensor(file, name, entry, 8 + length) for name, entry in entries.items() if name != _METADATA]
     _check_coverage(file, refs, 8 + length, size)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from innerq_export.artifacts import Checkpoint, KeyNorm, digest_of
+from innerq_export.artifacts import Checkpoint, KeyNorm, TensorRef, digest_of
 from innerq_export.checkpoint.header import read_header, read_metadata
-from innerq_export.errors import ConfigError, UserError
+from innerq_export.errors import CheckpointError, ConfigError, UserError
 from innerq_export.spec import CacheConfig
 
 FILE_NAME = "key_norm.safetensors"
@@ -38,17 +38,25 @@ def write_key_norm(norm: KeyNorm, file: Path) -> None:
 
 def read_key_norm(file: Path) -> KeyNorm:
     """Return what `write_key_norm` wrote. CheckpointError or ConfigError for anything else, with the value at fault."""
-    tensors = read_header(file)
-    facts = read_metadata(file)
+    tensors, facts = _header(file)
     ref = tensors.get(_TENSOR)
     if facts.get("format") != _FORMAT or len(tensors) != 1 or ref is None or not facts.get("tokens", "").isdigit():
         got = f"format {facts.get('format', 'of something else')!r}, tensors {', '.join(list(tensors)[:3])}"
         raise ConfigError(f"{file} is no file of key normalisation", expected=_FORMAT, got=got[:200], fix=_FIX)
     if ref.dtype != "F16" or len(ref.shape) != 3:
-        raise ConfigError(f"{file}: malformed", expected="F16 [layers, Hkv, D]", got=f"{ref.dtype} {ref.shape}")
+        raise ConfigError(
+            f"{file}: malformed", expected="F16 [layers, Hkv, D]", got=f"{ref.dtype} {ref.shape}", fix=_FIX
+        )
     found = np.fromfile(file, "<f2", offset=ref.offset, count=ref.nbytes // 2).reshape(ref.shape)
     _check_values(found, file)
     return KeyNorm(found, facts.get("checkpoint", ""), facts.get("text", ""), int(facts["tokens"]))
+
+
+def _header(file: Path) -> tuple[dict[str, TensorRef], dict[str, str]]:
+    try:
+        return read_header(file), read_metadata(file)
+    except CheckpointError as error:
+        raise CheckpointError(error.what, expected=error.expected, got=error.got, fix=_FIX) from error
 
 
 def folded(checkpoint: Checkpoint, norm: KeyNorm) -> Checkpoint:

@@ -12,6 +12,16 @@ from innerq_export.errors import CheckpointError
 from innerq_export.progress import Progress, Silent
 
 
+def no_model(source: str) -> CheckpointError:
+    """Return the error for a `source` that is neither 'llama' nor a folder nor has the form of a hub id."""
+    return CheckpointError(
+        f"'{source}' is no model",
+        expected=f"'{demo.NAME}', a Hugging Face model folder, or a hub id such as owner/name",
+        got="a file" if os.path.exists(source) else "no such folder",
+        fix="check the spelling; only `build` takes a file too, and its name ends with .onnx",
+    )
+
+
 def open_checkpoint(source: str, progress: Progress | None = None) -> Checkpoint:
     """Return the checkpoint that `source` names: 'llama', a folder, or a hub id 'owner/name'. No weight is loaded.
 
@@ -23,10 +33,5 @@ def open_checkpoint(source: str, progress: Progress | None = None) -> Checkpoint
         if os.path.isdir(source):
             return read_folder(Path(source), step, source)
         if os.path.exists(source) or not hub.is_hub_id(source):
-            raise CheckpointError(
-                f"'{source}' is no model",
-                expected=f"'{demo.NAME}', a Hugging Face model folder, or a hub id such as owner/name",
-                got="a file" if os.path.exists(source) else "no such folder",
-                fix="check the spelling",
-            )
+            raise no_model(source)
         return read_folder(hub.download(source), step, source)

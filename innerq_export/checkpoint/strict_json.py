@@ -20,7 +20,12 @@ def read_object(file: Path) -> dict[str, Any]:
         fix = "name a folder written by save_pretrained, or a hub id"
         raise CheckpointError(f"{file}: cannot be read", got=error.strerror or str(error), fix=fix) from error
     if len(text) > SIZE_LIMIT:
-        raise CheckpointError(f"{file}: too big for a JSON file", expected=f"at most {SIZE_LIMIT} bytes")
+        raise CheckpointError(
+            f"{file}: too big for a JSON file",
+            expected=f"at most {SIZE_LIMIT} bytes",
+            got="more",
+            fix="download or convert the checkpoint again",
+        )
     return parse_object(text, str(file))
 
 

@@ -9,7 +9,7 @@ import click
 
 from innerq_export.cli.bench_decode import decode
 from innerq_export.cli.output import RichProgress, note, print_json
-from innerq_export.cli.params import FOLDER, format_option
+from innerq_export.cli.params import FOLDER, RESULT_FOLDER, format_option
 from innerq_export.spec import DEFAULT_PRESET, PRESETS
 
 _SHAPES = ("all", "table", "growth", "behaviour", "prefill", "sweep", "smoke")
@@ -51,7 +51,7 @@ command.add_command(decode)
 )
 @click.option("--library", type=click.Path(path_type=Path), help="Kernel library.  [default: see plugin show]")
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
-@click.option("--output", type=FOLDER, help="Write kernels.json, kernels.md and figures into this folder.")
+@click.option("--output", type=RESULT_FOLDER, help="Write kernels.json, kernels.md and figures into this folder.")
 @format_option
 def kernels(
     shapes: tuple[str, ...],
@@ -92,7 +92,7 @@ def kernels(
 
 @command.command("draw")
 @click.argument("report", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--output", type=FOLDER, required=True, help="Folder for the figures.")
+@click.option("--output", type=RESULT_FOLDER, required=True, help="Folder for the figures.")
 def draw(report: Path, output: Path) -> None:
     """Draw the figures of a kernels.json or decode.json again, anywhere."""
     import json
@@ -104,12 +104,16 @@ def draw(report: Path, output: Path) -> None:
     from innerq_export.figures.latency import latency_figures
 
     drawers = {kernels_report.SCHEMA: latency_figures, decode_report.SCHEMA: decode_figures}
-    told = json.loads(report.read_text())
-    if told.get("schema") not in drawers:
+    try:
+        told = json.loads(report.read_text(encoding="utf-8"))
+    except ValueError as error:
+        told = {"schema": error}
+    if not isinstance(told, dict) or told.get("schema") not in drawers:
         raise ConfigError(
             f"{report}: not a report of bench kernels or bench decode",
             expected=" or ".join(drawers),
-            got=told.get("schema"),
+            got=told.get("schema") if isinstance(told, dict) else type(told).__name__,
+            fix="name a kernels.json or decode.json that --output wrote",
         )
     for path in drawers[told["schema"]](told, output):
         click.echo(path)

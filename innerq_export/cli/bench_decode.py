@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from innerq_export.cli.output import RichProgress, note, print_json
-from innerq_export.cli.params import FOLDER, SIZE, format_option
+from innerq_export.cli.params import RESULT_FOLDER, SIZE, format_option
 from innerq_export.spec import DEFAULT_PRESET, PRESETS
 
 
@@ -38,7 +38,7 @@ from innerq_export.spec import DEFAULT_PRESET, PRESETS
 @click.option("--compile/--eager", "compiled", default=True, show_default=True, help="Let torch compile the layers.")
 @click.option("--library", type=click.Path(path_type=Path), help="Kernel library.  [default: see plugin show]")
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
-@click.option("--output", type=FOLDER, help="Write decode.json, decode.md and figures into this folder.")
+@click.option("--output", type=RESULT_FOLDER, help="Write decode.json, decode.md and figures into this folder.")
 @format_option
 def decode(
     model: str,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -113,4 +114,4 @@ def _print(found: Inspection) -> None:
     )
     applied = ", ".join(f"{rule} {count}" for rule, count in found.manifest.rewrites.items() if count)
     click.echo(f"rewritten: {found.manifest.model.layers} layers ({applied})")
-    click.echo(f'next: innerq-export run {found.folder} --prompt "..."')
+    click.echo(f'next: innerq-export run {quote(str(found.folder))} --prompt "..."')

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 import click
 
 from innerq_export.cli.output import RichProgress, note, print_json, print_table
-from innerq_export.cli.params import FILE, SIZE, format_option, model_option
+from innerq_export.cli.params import FILE, RESULT_FILE, SIZE, format_option, model_option
 
 
 @click.command(name="calibrate")
 @model_option
 @click.option("--text", type=FILE, required=True, help="UTF-8 text like that which the model will read.")
-@click.option("--output", "-o", type=FILE, default="key_norm.safetensors", show_default=True, help="File to write.")
+@click.option(
+    "--output", "-o", type=RESULT_FILE, default="key_norm.safetensors", show_default=True, help="File to write."
+)
 @click.option("--max-tokens", type=SIZE, default=4096, show_default=True, help="Tokens of the text to run.")
 @click.option(
     "--sink", type=click.IntRange(0), default=32, show_default=True, help="The cache's sink tokens: left out."
@@ -38,4 +41,4 @@ def command(model: str, text: Path, output: Path, max_tokens: int, sink: int, fo
         print_json({name.replace(" ", "_"): value for name, value in facts.items()})
     else:
         print_table("Key normalisation", facts)
-        note(f"next: innerq-export build {model} --key-norm folded --key-norm-file {output}")
+        note(f"next: innerq-export build {quote(model)} --key-norm folded --key-norm-file {quote(str(output))}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from innerq_export.cli.output import note, print_json
-from innerq_export.cli.params import format_option
+from innerq_export.cli.params import RESULT_FILE, format_option
 from innerq_export.doctor.finding import Finding
 
 MARKS = {"ok": "ok", "absent": "-", "warning": "warning", "problem": "PROBLEM", "unknown": "?"}
@@ -17,7 +17,7 @@ MARKS = {"ok": "ok", "absent": "-", "warning": "warning", "problem": "PROBLEM", 
 @click.command("doctor")
 @click.argument("model", required=False, type=click.Path(path_type=Path))
 @click.option("--library", type=click.Path(path_type=Path), help="Plugin library to judge.  [default: the one in use]")
-@click.option("--bundle", type=click.Path(path_type=Path, dir_okay=False), help="Also write a zip for a bug report.")
+@click.option("--bundle", type=RESULT_FILE, help="Also write a zip for a bug report.")
 @format_option
 def command(model: Path | None, library: Path | None, bundle: Path | None, form: str) -> int:
     """Examine this machine and, with MODEL (an ONNX file or an engine folder), every node against the plugin library.

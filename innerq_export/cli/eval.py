@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from innerq_export.cli.output import RichProgress, note, print_json
-from innerq_export.cli.params import FOLDER, SIZE, cache_config, format_option, model_option
+from innerq_export.cli.params import FOLDER, RESULT_FOLDER, SIZE, cache_config, format_option, model_option
 from innerq_export.spec import PRESETS
 
 _GROUPS = ("presets", "baselines", "bits", "modes", "sink", "recent", "group", "key-norm", "scales", "parts")
@@ -56,7 +56,9 @@ AUTO = "auto"
 @click.option("--include-path", type=FOLDER, help="With --tasks: a folder of your own task definitions.")
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
 @click.option("--from", "planned", type=_FILE, is_eager=True, help="Print and draw this fidelity.json again; no MODEL.")
-@click.option("--output", "-o", type=FOLDER, help="Write fidelity.json, fidelity.md and figures into this folder.")
+@click.option(
+    "--output", "-o", type=RESULT_FOLDER, help="Write fidelity.json, fidelity.md and figures into this folder."
+)
 @format_option
 def command(
     model: str, form: str, output: Path | None, tasks: str | None, planned: Path | None, **choices: Any

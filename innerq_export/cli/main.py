@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -25,6 +26,7 @@ COMMANDS = {
     "eval": "Measure what the cache costs a model's text, beside other methods",
 }
 CANCELLED = 130
+_MENDS = {errno.ENOSPC: "make room on that disk, or name another place", errno.EMFILE: "raise `ulimit -n`"}
 
 
 class LazyGroup(click.Group):
@@ -78,7 +80,16 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        click.echo(f"error: {_of_the_system(error)}", err=True)
+        sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _of_the_system(error: OSError) -> str:
+    """Return what the system refused: a full disk, a folder without rights, a file that went away meanwhile."""
+    place = error.filename if error.filename is not None else "stdout, or a file that was being written"
+    return f"{place}: {error.strerror or error}\n  fix:      {_MENDS.get(error.errno or 0, 'name another place')}"
 
 
 def _cancelled() -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import click
 
+from innerq_export.errors import ConfigError
 from innerq_export.spec import DEFAULT_PRESET, PRESETS, CacheConfig, preset
 
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -28,9 +30,34 @@ class Size(click.ParamType):
         return int(number) * unit
 
 
+class Result(click.Path):
+    """Where a result will be written. A place that takes none is refused before the work, not after it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path. ConfigError where neither it nor the nearest folder above it can be written."""
+        path = Path(str(super().convert(value, param, ctx)))
+        place = next(place for place in (path, *path.absolute().parents) if place.exists())
+        try:
+            _try_to_write(path, place)
+        except OSError as error:
+            got, fix = f"{place}: {error.strerror}", "name another place, or make room there"
+            raise ConfigError(f"{path} cannot be written", got=got, fix=fix) from error
+        return path
+
+
+def _try_to_write(path: Path, place: Path) -> None:
+    if not place.is_dir():
+        with path.open("ab"):
+            return
+    with TemporaryFile(dir=place, buffering=0) as file:
+        file.write(bytes(4096))
+
+
 SIZE = Size()
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
+RESULT_FOLDER = Result(path_type=Path, file_okay=False)
+RESULT_FILE = Result(path_type=Path, dir_okay=False)
 
 
 def format_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,18 +7,18 @@ from pathlib import Path
 import click
 
 from innerq_export.cli.output import RichProgress, note
-from innerq_export.cli.params import FOLDER, format_option
-
-_FILE = click.Path(path_type=Path, dir_okay=False)
+from innerq_export.cli.params import FILE, FOLDER, RESULT_FILE, RESULT_FOLDER, format_option
 
 
 @click.command(name="parity")
 @click.argument("engine", type=FOLDER)
 @click.option("--model", help="The checkpoint or .onnx it was built from.  [default: the one that the manifest names]")
 @click.option("--full", is_flag=True, help="All cases, not only the fast subset.")
-@click.option("--save", type=_FILE, help="Keep the logits of every call in FILE, to compare on another machine.")
-@click.option("--against", type=_FILE, help="Compare with the logits that --save kept elsewhere.")
-@click.option("--bisect", type=FOLDER, help="Of a failing engine write the smallest failing piece into this folder.")
+@click.option("--save", type=RESULT_FILE, help="Keep the logits of every call in FILE, to compare on another machine.")
+@click.option("--against", type=FILE, help="Compare with the logits that --save kept elsewhere.")
+@click.option(
+    "--bisect", type=RESULT_FOLDER, help="Of a failing engine write the smallest failing piece into this folder."
+)
 @format_option
 def command(
     engine: Path, model: str | None, full: bool, save: Path | None, against: Path | None, bisect: Path | None, form: str

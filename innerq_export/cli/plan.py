@@ -8,21 +8,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from innerq_export.cli.output import note, print_json, print_table
-from innerq_export.cli.params import SIZE, format_option
+from innerq_export.cli.params import RESULT_FILE, SIZE, format_option
 from innerq_export.cli.request import request_of, request_options
 
 if TYPE_CHECKING:
     from innerq_export.plan import Plan
     from innerq_export.plan.plan import Fit
 
-_FILE = click.Path(path_type=Path, dir_okay=False)
-
 
 @click.command(name="plan")
 @request_options
 @click.option("--card", metavar="NAME", help="Card to run on: h200, h100, rtx-4090, ...  [default: this machine's]")
 @click.option("--memory", type=SIZE, help="GPU memory that may be used, e.g. 24G.  [default: all of the card's]")
-@click.option("--save", type=_FILE, help="Also write plan.json, for `innerq-export build --plan`.")
+@click.option("--save", type=RESULT_FILE, help="Also write plan.json, for `innerq-export build --plan`.")
 @format_option
 def command(card: str | None, memory: int | None, save: Path | None, form: str, **choices: Any) -> int:
     """Say what building MODEL takes: memory, disk, time, KV bytes, the longest context, and every incompatibility.
@@ -34,6 +32,7 @@ def command(card: str | None, memory: int | None, save: Path | None, form: str, 
 
     plan = make_plan(request_of(**choices), card, memory)
     if save is not None:
+        save.parent.mkdir(parents=True, exist_ok=True)
         save.write_text(plan.to_json(), encoding="utf-8")
     if form == "json":
         print_json(plan.to_dict())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from contextlib import closing
@@ -13,6 +14,10 @@ import click
 
 from innerq_export.cli.output import note, print_json
 from innerq_export.cli.params import FOLDER, SIZE, format_option
+from innerq_export.errors import ConfigError
+
+MOST_THREADS = max(64, os.cpu_count() or 1)
+"""Thousands of threads on a few cores look like a program that hangs."""
 
 if TYPE_CHECKING:
     from innerq_export.runtime import Event, GenerateOptions
@@ -56,7 +61,7 @@ if TYPE_CHECKING:
 @click.option(
     "--compile", "compiled", is_flag=True, help="torch: compile the layers; seconds first, faster tokens then."
 )
-@click.option("--threads", type=click.IntRange(min=0), default=0, help="CPU threads; 0: all cores.")
+@click.option("--threads", type=click.IntRange(0, MOST_THREADS), default=0, help="CPU threads; 0: all cores.")
 @click.option("--allow-unready", is_flag=True, help="Run an engine that parity has not passed.")
 @format_option
 def command(
@@ -76,7 +81,7 @@ def command(
     from innerq_export.runtime import TorchOptions, generate, load_tokenizer, open_session
 
     options = TorchOptions(dtype=dtype, device=device, tp=tp, compiled=compiled)
-    texts = list(prompts) or [_unasked()]
+    texts = [_text(prompt) for prompt in prompts or [_unasked()]]
     backend = _chosen(engine, allow_unready) if backend == "auto" else backend
     session = open_session(
         engine, backend, batch=len(texts), allow_unready=allow_unready, threads=threads, torch_options=options
@@ -94,11 +99,23 @@ def command(
 def _unasked() -> str:
     """Return what comes on stdin, or on a terminal an example, which is shown."""
     if not _on_a_terminal():
-        return sys.stdin.read()
+        return sys.stdin.buffer.read().decode("utf-8", errors="surrogateescape")
     from innerq_export.checkpoint.demo import PROMPT
 
     note(f"no --prompt, so this is continued: {PROMPT}")
     return PROMPT
+
+
+def _text(prompt: str) -> str:
+    """Return the prompt. ConfigError where its bytes were no UTF-8, which Python hands on as lone surrogates."""
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError as error:
+        got = prompt.encode("utf-8", errors="surrogateescape")[:40]
+        raise ConfigError(
+            "the prompt is not UTF-8", got=f"bytes {got!r}", fix="convert it: iconv -f YOUR_ENCODING -t UTF-8"
+        ) from error
+    return prompt
 
 
 def _on_a_terminal() -> bool:

@@ -82,5 +82,8 @@ def onnx_of(model: Path) -> Path:
     if file.is_file() and file.suffix == ".onnx":
         return file
     raise UserError(
-        f"no ONNX model at {model}", expected=f"an .onnx file, or a folder with one of {ONNX_NAMES}", got=str(model)
+        f"no ONNX model at {model}",
+        expected=f"an .onnx file, or a folder with {' or '.join(ONNX_NAMES)}",
+        got="another file" if model.is_file() else "a folder without one" if model.is_dir() else "nothing there",
+        fix="leave it out to look at the machine alone; innerq-export build makes a folder",
     )

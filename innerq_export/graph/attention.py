@@ -15,6 +15,7 @@ from transformers import AttentionInterface
 from innerq_export.errors import CheckpointError
 
 NAME = "innerq_export_trace"
+_FIX = "choose another model: docs/models.md lists the families that can be exported"
 _MUST_BE_OFF = ("softcap", "s_aux", "position_bias", "logit_bias")
 
 
@@ -41,12 +42,14 @@ def _refuse(module: Any, mask: torch.Tensor | None, features: dict[str, Any]) ->
     layer = f"{type(module).__name__} of layer {getattr(module, 'layer_idx', '?')}"
     for name in _MUST_BE_OFF:
         if features.get(name) is not None:
-            raise CheckpointError(f"{layer} uses {name}, which the InnerQ cache does not support", got=features[name])
+            raise CheckpointError(
+                f"{layer} uses {name}, which the InnerQ cache does not support", got=features[name], fix=_FIX
+            )
     window = features.get("sliding_window")
     if window is not None and window < module.config.max_position_embeddings:
-        raise CheckpointError(f"{layer} uses a sliding window shorter than the context", got=window)
+        raise CheckpointError(f"{layer} uses a sliding window shorter than the context", got=window, fix=_FIX)
     if mask is not None or getattr(module, "is_causal", True) is False:
-        raise CheckpointError(f"{layer} is not causal self-attention", expected="a causal mask only")
+        raise CheckpointError(f"{layer} is not causal self-attention", expected="a causal mask only", fix=_FIX)
 
 
 AttentionInterface.register(NAME, traced_attention)

@@ -94,7 +94,9 @@ def _check(ref: TensorRef, shape: Sequence[int]) -> None:
 
 def _tensor(ref: TensorRef, dtype: ir.DataType | None, factor_R: np.ndarray | None) -> ReferencedTensor | CastTensor:
     if dtype not in TARGET_DTYPES:
-        raise CheckpointError(f"tensor '{ref.name}' cannot become {dtype}", got=ref.dtype)
+        raise CheckpointError(
+            f"tensor '{ref.name}' cannot become {dtype}", got=ref.dtype, fix="--dtype float16 or float32"
+        )
     if factor_R is not None:
         return ScaledTensor(ref, dtype, factor_R)
     return reference(ref) if dtype == REFERENCED_DTYPES.get(ref.dtype) else CastTensor(ref, dtype)

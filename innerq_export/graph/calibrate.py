@@ -49,7 +49,7 @@ def calibrate(
             f"{text} is too short to calibrate on",
             expected=f"more than {sink} tokens: the first {sink} of a sequence are never quantised",
             got=f"{ids_BS.shape[1]} tokens",
-            fix="name a longer text",
+            fix="name a longer text, or raise --max-tokens or lower --sink",
         )
     with (progress or Silent()).stage("calibrating key normalisation") as step:
         found = _lambda(checkpoint, ids_BS, sink, step)
@@ -103,7 +103,12 @@ def _tokens(checkpoint: Checkpoint, text: Path, most: int) -> list[int]:
         raise ConfigError(f"{text} cannot be read as text", got=error, fix="name a file of UTF-8 text") from error
     ids = Tokenizer.from_file(str(tokenizer)).encode(content).ids[:most]
     if ids and max(ids) >= checkpoint.shape.vocab:
-        raise CheckpointError("the tokenizer leaves the vocabulary", expected=checkpoint.shape.vocab, got=max(ids))
+        raise CheckpointError(
+            "the tokenizer leaves the vocabulary",
+            expected=f"tokens below {checkpoint.shape.vocab}",
+            got=max(ids),
+            fix="put the model's own tokenizer.json into its folder",
+        )
     return ids
 
 

@@ -50,7 +50,9 @@ class CastTensor(ir.LazyTensor):
         source = SOURCE_DTYPES[self.ref.dtype]
         raw = scratch[: result.size * source.itemsize]
         if read_into(self.ref.file, self.ref.offset + start * source.itemsize, raw) != raw.size:
-            raise CheckpointError(f"{self.ref.file}: truncated inside tensor '{self.ref.name}'")
+            raise CheckpointError(
+                f"{self.ref.file}: truncated inside tensor '{self.ref.name}'", fix="download it again"
+            )
         for begin in range(0, result.size, CACHED_ITEMS):
             part = slice(begin, begin + CACHED_ITEMS)
             self._cast(self._adjusted(raw.view(source)[part], start + begin), result[part])

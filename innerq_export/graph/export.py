@@ -21,7 +21,12 @@ def export_graph(
     CheckpointError for missing or misshapen tensors and untraceable models.
     """
     if dtype not in DTYPES:
-        raise ConfigError(f"dtype '{dtype}' is not supported", expected=f"one of {', '.join(DTYPES)}", got=dtype)
+        raise ConfigError(
+            f"dtype '{dtype}' is not supported",
+            expected=f"one of {', '.join(DTYPES)}",
+            got=dtype,
+            fix="--dtype float16",
+        )
     store = store or TraceStore(wanted=False)
     known = store.has(checkpoint.config, dtype)
     with (progress or Silent()).stage("reusing the traced graph" if known else "exporting to ONNX") as step:

@@ -57,6 +57,6 @@ def _read(ref: TensorRef, rounded: torch.dtype) -> torch.Tensor:
         for part in result.view(-1).split(_PIECE_ITEMS):
             raw = np.fromfile(stream, np.uint8, count=part.numel() * dtype.itemsize)
             if raw.size != part.numel() * dtype.itemsize:
-                raise CheckpointError(f"{ref.file}: truncated inside tensor '{ref.name}'")
+                raise CheckpointError(f"{ref.file}: truncated inside tensor '{ref.name}'", fix="download it again")
             part.copy_(torch.from_numpy(raw).view(dtype).to(rounded))
     return result

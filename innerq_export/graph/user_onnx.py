@@ -20,6 +20,7 @@ OPSET = 23
 MIN_OPSET = 18
 DTYPES = {ir.DataType.FLOAT16: "float16", ir.DataType.FLOAT: "float32"}
 PROTOBUF_LIMIT = 2 << 30
+_FIX = "export it again as docs/models.md says, or name the checkpoint's folder"
 
 
 def read_graph(file: Path) -> Graph:
@@ -36,15 +37,18 @@ def read_graph(file: Path) -> Graph:
 def _load(file: Path) -> ir.Model:
     try:
         if regular_file_size(file) > PROTOBUF_LIMIT:
-            raise CheckpointError(f"{file}: too big for an ONNX file", expected="at most 2 GiB, weights external")
+            raise CheckpointError(
+                f"{file}: too big for an ONNX file", expected="at most 2 GiB, weights external", fix=_FIX
+            )
         return ir.load(file)
     except CheckpointError:
         raise
     except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read", got=error.strerror or str(error)) from error
+        fix = "name an .onnx file that is there and can be read"
+        raise CheckpointError(f"{file}: cannot be read", got=error.strerror or str(error), fix=fix) from error
     except Exception as error:
         got = f"{type(error).__name__}: {str(error)[:200]}"
-        raise CheckpointError(f"{file}: not an ONNX model", got=got, fix="export it again") from error
+        raise CheckpointError(f"{file}: not an ONNX model", got=got, fix=_FIX) from error
 
 
 def _check_interface(model: ir.Model, file: Path) -> str:
@@ -52,14 +56,18 @@ def _check_interface(model: ir.Model, file: Path) -> str:
     ids = next((value for value in model.graph.inputs if value.name == "input_ids"), None)
     if ids is None or ids.dtype != ir.DataType.INT64 or ids.shape is None or len(ids.shape) != 2:
         got = f"{ids.dtype} {ids.shape}" if ids else f"inputs {_names(model.graph.inputs)}"
-        raise CheckpointError(f"{file}: not a text decoder", expected="input 'input_ids' int64 [B, S]", got=got)
+        raise CheckpointError(
+            f"{file}: not a text decoder", expected="input 'input_ids' int64 [B, S]", got=got, fix=_FIX
+        )
     logits = model.graph.outputs[0] if model.graph.outputs else None
     if logits is None or logits.name != "logits" or logits.shape is None or len(logits.shape) != 3:
         got = f"outputs {_names(model.graph.outputs)}"
-        raise CheckpointError(f"{file}: not a text decoder", expected="first output 'logits' [B, S, V]", got=got)
+        raise CheckpointError(
+            f"{file}: not a text decoder", expected="first output 'logits' [B, S, V]", got=got, fix=_FIX
+        )
     if logits.dtype not in DTYPES:
         expected = "FLOAT16 or FLOAT"
-        raise CheckpointError(f"{file}: logits of an unsupported dtype", expected=expected, got=logits.dtype)
+        raise CheckpointError(f"{file}: logits of an unsupported dtype", expected=expected, got=logits.dtype, fix=_FIX)
     return DTYPES[logits.dtype]
 
 

@@ -88,7 +88,12 @@ def _configure_command(
     command += ["-DINNERQ_CUDA=ON", f"-DCMAKE_CUDA_COMPILER={nvcc}", f"-DCMAKE_CUDA_ARCHITECTURES={chosen}"]
     if tensorrt_include is not None:
         if not (tensorrt_include / "NvInfer.h").is_file():
-            raise ConfigError("--tensorrt-include", expected="a folder with NvInfer.h", got=tensorrt_include)
+            raise ConfigError(
+                "--tensorrt-include",
+                expected="a folder with NvInfer.h",
+                got=tensorrt_include,
+                fix="name it, or leave it out",
+            )
         command.append(f"-DTENSORRT_INCLUDE_DIR={tensorrt_include.resolve()}")
     return command
 

@@ -76,12 +76,14 @@ def choose_architectures(wanted: tuple[str, ...], nvcc: Path) -> list[int]:
     for number in sorted(numbers):
         if number < OLDEST_ARCHITECTURE or (known and number not in known):
             supported = sorted(n for n in known if n >= OLDEST_ARCHITECTURE)
-            raise ConfigError(f"--arch {number}", expected=f"one of {supported} ({nvcc})", got=number)
+            raise ConfigError(
+                f"--arch {number}", expected=f"one of {supported} ({nvcc})", got=number, fix="--arch native"
+            )
     return sorted(numbers)
 
 
 def _number(word: str) -> int:
     digits = word.removeprefix("sm_").replace(".", "")
     if not digits.isascii() or not digits.isdigit():
-        raise ConfigError("--arch", expected="a compute capability such as 90 or 8.9, or 'native'", got=word)
+        raise ConfigError(f"--arch {word}", expected="90, 8.9, ... or native", got=word, fix="--arch native")
     return int(digits)

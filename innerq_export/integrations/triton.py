@@ -147,7 +147,12 @@ def _check(name: str, max_batch: int, manifest: Manifest) -> None:
     if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or name.startswith("."):
         raise ConfigError("model name", expected="letters, digits, '-', '_' and '.'", got=name, fix="choose --name")
     if not 1 <= max_batch <= manifest.max_batch:
-        raise ConfigError("--max-batch", expected=f"1 to {manifest.max_batch}, the engine's profiles", got=max_batch)
+        raise ConfigError(
+            "--max-batch",
+            expected=f"1 to {manifest.max_batch}, the engine's profiles",
+            got=max_batch,
+            fix="leave it out",
+        )
 
 
 def _start_script(name: str) -> str:

@@ -41,7 +41,10 @@ class OnnxSource:
         wanted = [node.name for node in self._session.get_inputs()]
         if unknown := [name for name in wanted if name not in known]:
             raise UserError(
-                f"{self._path.name} cannot be run for parity", expected=", ".join(known), got=", ".join(unknown)
+                f"{self._path.name} cannot be run for parity",
+                expected=", ".join(known),
+                got=", ".join(unknown),
+                fix="export it again without them, or build from the checkpoint's folder",
             )
         feeds = {name: known[name] for name in wanted}
         (logits_1TV,) = self._session.run(["logits"], feeds)

@@ -14,6 +14,7 @@ from innerq_export.checkpoint import demo, hub
 from innerq_export.checkpoint.config import read_config
 from innerq_export.checkpoint.folder import read_tensors
 from innerq_export.checkpoint.header import ITEM_BYTES
+from innerq_export.checkpoint.open import no_model
 from innerq_export.checkpoint.window import within_window
 from innerq_export.errors import CheckpointError, ConfigError
 from innerq_export.progress import Silent
@@ -59,9 +60,7 @@ def read_headers(source: str) -> Headers:
     if os.path.isdir(source):
         return _local(source, Path(source))
     if os.path.exists(source) or not hub.is_hub_id(source):
-        raise CheckpointError(
-            f"'{source}' is no model", expected="'llama', a folder or a hub id such as owner/name", got=source
-        )
+        raise no_model(source)
     return _remote(source)
 
 
@@ -95,5 +94,9 @@ def _refs(file: Path, tensors: Mapping[str, Any]) -> Iterator[TensorRef]:
     for name, info in tensors.items():
         begin, end = info.data_offsets
         if info.dtype not in ITEM_BYTES or end - begin != math.prod(info.shape) * ITEM_BYTES[info.dtype]:
-            raise CheckpointError(f"{file.name}: tensor '{name[:200]}' is malformed", got=f"{info.dtype} {info.shape}")
+            raise CheckpointError(
+                f"{file.name}: tensor '{name[:200]}' is malformed",
+                got=f"{info.dtype} {info.shape}",
+                fix="take another revision of the model",
+            )
         yield TensorRef(name, info.dtype, tuple(info.shape), file, begin, end - begin)

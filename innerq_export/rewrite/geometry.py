@@ -31,9 +31,13 @@ class Geometry:
 
     def __post_init__(self) -> None:
         if self.head_dim % GROUP_SIZE:
-            raise ConfigError("head dim", expected=f"a multiple of {GROUP_SIZE}", got=self.head_dim)
+            raise ConfigError(
+                "head dim", expected=f"a multiple of {GROUP_SIZE}", got=self.head_dim, fix="choose another model"
+            )
         if self.heads % self.kv_heads:
-            raise ConfigError("query heads", expected=f"a multiple of {self.kv_heads}", got=self.heads)
+            raise ConfigError(
+                "query heads", expected=f"a multiple of {self.kv_heads}", got=self.heads, fix="choose another model"
+            )
 
     def value(self, port: Port, config: CacheConfig, name: str | None = None) -> ir.Value:
         """Return a fresh value for a port of the op table; B, S and NB stay symbols."""

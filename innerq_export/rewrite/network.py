@@ -25,7 +25,11 @@ class Network:
         self._own = {IDS, POSITIONS, *LENGTHS}
         ids = next((value for value in self.graph.inputs if value.name == IDS), None)
         if ids is None:
-            raise RewriteError("the graph has no input 'input_ids' [B, S]", got=self._names(self.graph.inputs))
+            raise RewriteError(
+                "the graph has no input 'input_ids' [B, S]",
+                got=self._names(self.graph.inputs),
+                fix="export it again with token ids as its input",
+            )
         share_sizes(self.graph, [ids])
 
     def add_lengths(self) -> tuple[ir.Value, ir.Value]:

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from innerq_export.checkpoint.demo import PROMPT
 from innerq_export.cli.main import cli
 from innerq_export.engine import seal
-from innerq_export.errors import ParityError
+from innerq_export.errors import ConfigError, ParityError
 from tests.models import tiny_llama
 
 LAYOUTS = {
@@ -54,6 +54,13 @@ def test_text_streams_and_figures_go_elsewhere(engine):
     assert result.exit_code == 0
     assert "tokens/s" in result.stderr
     assert "tokens/s" not in result.stdout
+
+
+@pytest.mark.parametrize("engine", list(LAYOUTS)[:1], indirect=True)
+def test_a_prompt_that_is_not_utf8_is_refused(engine):
+    result = CliRunner().invoke(cli, ["run", str(engine)], input=b"caf\xe9")
+    assert isinstance(result.exception, ConfigError)
+    assert "not UTF-8" in str(result.exception) and "xe9" in str(result.exception)
 
 
 def test_on_a_terminal_an_example_is_continued(engine, monkeypatch):

@@ -1,5 +1,6 @@
 """Exit codes and error texts: a user's mistake ends with its fix, never with a traceback."""
 
+import errno
 import subprocess
 import sys
 
@@ -44,6 +45,21 @@ def test_each_kind_of_failure_has_its_exit_code(monkeypatch, error, code):
     assert exit_code_of(monkeypatch, error) == code
 
 
+def test_what_the_system_refuses_is_told_with_its_place(monkeypatch, capsys):
+    full = OSError(errno.ENOSPC, "No space left on device", "engines/mine/parity.json")
+    assert exit_code_of(monkeypatch, full) == 1
+    told = capsys.readouterr().err
+    assert "engines/mine/parity.json: No space left on device" in told and "make room" in told
+
+
+def test_a_full_stdout_shows_no_traceback():
+    command = [sys.executable, "-m", "innerq_export.cli.main", "plan", "llama"]
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert result.returncode == 1
+    assert "No space left on device" in result.stderr and "Traceback" not in result.stderr
+
+
 def test_an_error_of_ours_is_not_hidden(monkeypatch):
     with pytest.raises(ZeroDivisionError):
         exit_code_of(monkeypatch, ZeroDivisionError())
@@ -71,6 +87,10 @@ def test_every_command_explains_itself(command):
         (("build", "llama", "--preset", "balancd"), "did you mean 'balanced'?"),
         (("build", "llama", "--cache", "sinks=3"), "did you mean 'sink'?"),
         (("build", "llama", "--backend", "tensor-rtx"), "tensorrt-rtx"),
+        (("plan", "nowhere"), "its name ends with .onnx"),
+        (("parity", "nowhere"), "innerq-export build"),
+        (("bench", "draw", "/etc/hostname", "--output", "figures"), "decode.json"),
+        (("doctor", "nowhere"), "model.plugin.onnx or model.onnx"),
     ],
 )
 def test_a_mistake_names_its_fix_and_shows_no_traceback(words, says, tmp_path, monkeypatch):

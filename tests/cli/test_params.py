@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from innerq_export.cli.params import SIZE, cache_config, model_option
+from innerq_export.cli.params import RESULT_FILE, RESULT_FOLDER, SIZE, cache_config, model_option
 from innerq_export.errors import ConfigError
 from innerq_export.spec import PRESETS
 
@@ -34,6 +34,22 @@ def test_the_model_is_named_once(words):
         command.main(words, standalone_mode=False)
     assert command.main(["a"], standalone_mode=False) == "a"
     assert command.main(["--model", "a"], standalone_mode=False) == "a"
+
+
+@pytest.mark.parametrize("kind", [RESULT_FILE, RESULT_FOLDER])
+def test_a_result_is_refused_before_the_work_where_it_cannot_be_written(kind, tmp_path, monkeypatch):
+    assert kind.convert(str(tmp_path / "new folder" / "x"), None, None) == tmp_path / "new folder" / "x"
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ConfigError, match=r"/proc/none/x cannot be written\n.*got: .*/proc: .*\n.*fix"):
+        kind.convert("/proc/none/x", None, None)
+
+
+def test_a_result_that_is_there_keeps_what_it_holds(tmp_path):
+    (tmp_path / "plan.json").write_text("old")
+    assert RESULT_FILE.convert(str(tmp_path / "plan.json"), None, None) == tmp_path / "plan.json"
+    assert (tmp_path / "plan.json").read_text() == "old"
+    with pytest.raises(ConfigError, match=r"plan\.json: Not a directory"):
+        RESULT_FILE.convert(str(tmp_path / "plan.json" / "x"), None, None)
 
 
 def test_fields_change_a_preset():

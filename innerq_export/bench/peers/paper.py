@@ -54,5 +54,10 @@ def _run(program: Path) -> list[PaperTiming]:
     timings = parse(result.stdout)
     if result.returncode or not timings:
         said = (result.stderr or result.stdout).strip()[-300:]
-        raise ConfigError(f"{program} printed no timing", expected="lines '...,N:...,...,Latency:...'", got=said)
+        raise ConfigError(
+            f"{program} printed no timing",
+            expected="lines '...,N:...,...,Latency:...'",
+            got=said,
+            fix="build it anew from the paper's sources",
+        )
     return timings
