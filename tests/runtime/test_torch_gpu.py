@@ -24,8 +24,9 @@ from innerq_export.spec import blocks_of, preset
 pytestmark = pytest.mark.gpu
 ATTENTION = {torch.float16: 2e-3, torch.bfloat16: 4e-3}
 """Relative L2 of attention over equal caches; a bf16 output is rounded by up to 2e-3 besides."""
-TWO_CARDS = {"float32": (1e-3, 1e-2), "float16": (1e-2, 5e-2), "bfloat16": (8e-2, 2e-1)}
-"""Relative L2 of two cards' logits to one's: of a sequence without codes, at most, and of all, in the median."""
+TWO_CARDS = {"float32": (5e-4, 1e-4), "float16": (4e-3, 2e-3), "bfloat16": (4e-2, 1e-2)}
+"""Relative L2 of two cards' logits to one's: of a sequence without codes, at most, and of all, in the median; three to
+five times what was measured. A slice of the wrong rank is off by 0.6 and more (test_torch_session.py)."""
 GREEDY_TOKENS = 1000
 TIE = 0.1
 """Two logits of about 10 that differ by less are one to a model in fp16, whose values there lie 0.008 apart."""

@@ -20,6 +20,7 @@ from innerq_export.errors import ConfigError, EnvironmentMismatchError, OutOfMem
 from innerq_export.parity.torch_model import TorchModel
 from innerq_export.runtime import OnnxRuntimeSession, TorchOptions, open_session
 from innerq_export.runtime import torch_cache as torch_cache_module
+from innerq_export.runtime.torch_model import load_model
 from innerq_export.runtime.torch_session import TorchSession
 from tests.engine.real import SMALL_WINDOW
 
@@ -28,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EXACT, NEAR = 1e-4, 0.15
 """Relative L2 of logits: fp32 against an oracle in fp32, and 16-bit activations against ONNX Runtime's, where rounding
 moves a value to the next code now and then. The mutation below shows what EXACT sees."""
+WIDEST, MLP = 0.04, ("gate_proj", "up_proj", "down_proj")
 FLOAT = TorchOptions(dtype="float32", device="cpu")
 
 
@@ -173,15 +175,32 @@ def test_a_dropped_token_is_never_passed_over(tiny_engine, monkeypatch):
             session.decode_greedy([7])
 
 
-def test_two_ranks_are_one(tiny_engine, rows, expected):
+@pytest.fixture(scope="module")
+def pair(tiny_engine):
     session = open_session(tiny_engine, "torch", batch=3, threads=1, torch_options=replace(FLOAT, tp=2))
-    try:
-        assert session.cache(0)["window"].shape[2] == 1
-        assert error(decoded(session, rows), expected) < EXACT
-        session.reset(1)
-        session.prefill([[7] * 300])
-    finally:
-        session.close()
+    yield session
+    session.close()
+
+
+def test_two_ranks_are_one(pair, rows, expected):
+    assert pair.cache(0)["window"].shape[2] == 1
+    assert error(decoded(pair, rows), expected) < EXACT
+    pair.reset(1)
+    pair.prefill([[7] * 300])
+
+
+@pytest.mark.parametrize("name", ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
+def test_a_slice_of_the_other_rank_is_seen(pair, tiny_checkpoint, rows, expected, name):
+    """By the tolerances on cards too, which are no wider than WIDEST."""
+    path = f"model.layers.1.{'mlp' if name in MLP else 'self_attn'}.{name}.weight"
+    weight, held = pair._decoder._model.get_parameter(path), pair._decoder._model.get_parameter(path).clone()
+    whole, _ = load_model(tiny_checkpoint, torch.float32, torch.device("cpu"))
+    with torch.no_grad():
+        weight.copy_(whole.get_parameter(path).chunk(2, 1 if name in ("o_proj", "down_proj") else 0)[1])
+        pair.reset(3)
+        wrong = error(decoded(pair, rows), expected)
+        weight.copy_(held)
+    assert wrong > WIDEST
 
 
 @pytest.fixture
