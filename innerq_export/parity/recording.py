@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from innerq_export.errors import UserError
 from innerq_export.parity.report import FAILED, PASSED, Finding, ParityReport, RungResult
-from innerq_export.parity.tolerances import MEAN_KL, TWO_SIDES_DB
+from innerq_export.parity.rungs import UnquantisedRung
+from innerq_export.parity.tolerances import TWO_SIDES_DB, most_kl
 
 if TYPE_CHECKING:
     from innerq_export.parity.check import Checked
@@ -80,9 +81,10 @@ def compared(checked: Checked, other: Recording) -> ParityReport:
             got=f"{len(other.calls)} calls of {other.engine}",
             fix="save and compare with the same model, the same innerq-export, and --full on both or on neither",
         )
-    figures, finding = _compare(here, other, checked.floor_db - TWO_SIDES_DB)
+    floor, most = checked.floor_db - TWO_SIDES_DB, most_kl(_quantisation_kl(checked.report))
+    figures, finding = _compare(here, other, floor, most)
     status = FAILED if finding else PASSED
-    tolerance = f"before the first block {checked.floor_db - TWO_SIDES_DB:.1f} dB, after it a mean KL of {MEAN_KL}"
+    tolerance = f"before the first block {floor:.1f} dB, after it a mean KL of {most:.2g}"
     rung = RungResult(_RUNG, status, tolerance, len(here), figures, backend=other.engine)
     report = checked.report
     return report.replace(rungs=(*report.rungs, rung), finding=finding, passed=finding is None)
@@ -102,24 +104,31 @@ class _Row:
         return {"logits": self.kept["logits"][self.sequence]}, {"logits": self.call.logits_BV[self.sequence].numpy()}
 
 
-def _compare(here: list[Recorded], other: Recording, floor: float) -> tuple[dict[str, float], Finding | None]:
+def _quantisation_kl(report: ParityReport) -> float | None:
+    found = (rung.figures.get("mean KL") for rung in report.rungs if rung.name == UnquantisedRung.name)
+    return next(found, None)
+
+
+def _compare(
+    here: list[Recorded], other: Recording, floor: float, most: float
+) -> tuple[dict[str, float], Finding | None]:
     from innerq_export.parity.accuracy import KlCompareFunc, WorstRowCompareFunc
 
     rows = [_Row(call, b, kept) for call, kept in zip(here, other.calls, strict=True) for b in call.active]
     plain = [row for row in rows if not row.call.quantised[row.sequence]]
     blocks = [row for row in rows if row.call.quantised[row.sequence]]
     levels = [result.snr for result in _accuracy(plain, WorstRowCompareFunc(floor))]
-    kls = [result.kl for result in _accuracy(blocks, KlCompareFunc(MEAN_KL))]
+    kls = [result.kl for result in _accuracy(blocks, KlCompareFunc(most))]
     mean = sum(kls) / max(1, len(kls))
     figures = {"worst dB": min(levels, default=float("inf")), "mean KL": mean, "worst KL": max(kls, default=0.0)}
     for row, level in zip(plain, levels, strict=True):
         if not level >= floor:
             what = "logits differ before anything is quantised"
             return figures, _finding(row, what, f"at least {floor:.1f} dB", f"{level:.1f} dB")
-    if not mean <= MEAN_KL:
-        first, kl = next(pair for pair in zip(blocks, kls, strict=True) if not pair[1] <= MEAN_KL)
+    if not mean <= most:
+        first, kl = next(pair for pair in zip(blocks, kls, strict=True) if not pair[1] <= most)
         what = "logits drift apart once blocks are held; this token is the first beyond what the mean may be"
-        return figures, _finding(first, what, f"mean KL of {MEAN_KL}", f"{mean:.4g}, here {kl:.4g}")
+        return figures, _finding(first, what, f"mean KL of {most:.2g}", f"{mean:.4g}, here {kl:.4g}")
     return figures, None
 
 

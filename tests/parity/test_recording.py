@@ -10,6 +10,8 @@ import torch
 from innerq_export.errors import UserError
 from innerq_export.parity import Case, look_closely, recording
 from innerq_export.parity.cases import prompts_case
+from innerq_export.parity.report import RungResult
+from innerq_export.parity.tolerances import most_kl
 
 CASES = (prompts_case(9, decode=2), Case("ragged", ((60, 20), (0, 33), (3, 1))))
 
@@ -56,6 +58,19 @@ def test_differences_after_it_are_found_by_their_kl_and_turned_codes_are_allowed
     finding = recording.compared(changed(checked, quantised=True), saved).finding
     assert finding is not None and "drift" in finding.what
     assert recording.compared(changed(checked, quantised=True, share=0.04), saved).passed
+
+
+@pytest.mark.parametrize(("cost", "bar"), [(None, 0.01), (0.14, 0.01), (4.7e-4, 4.7e-5), (1e-7, 1e-5), (0.0, 1e-5)])
+def test_the_bar_follows_what_quantisation_costs_the_model(cost, bar) -> None:
+    assert most_kl(cost) == pytest.approx(bar)
+
+
+def test_a_drift_below_the_widest_bar_is_found_where_quantisation_costs_little(checked, saved) -> None:
+    drifted = changed(checked, quantised=True, share=0.04)
+    rung = RungResult("unquantised", "reported", "", figures={"mean KL": 1e-3})
+    little = dataclasses.replace(drifted, report=drifted.report.replace(rungs=(*drifted.report.rungs, rung)))
+    finding = recording.compared(little, saved).finding
+    assert finding is not None and finding.expected == "mean KL of 0.0001"
 
 
 def test_a_recording_of_other_calls_is_refused(checked, saved) -> None:
