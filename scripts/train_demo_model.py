@@ -2,7 +2,7 @@
 
     python scripts/fetch_text.py TEXT
     python scripts/train_demo_model.py TEXT OUT --seconds 45 --compile                # 3 M parameters, context 2,048
-    python scripts/train_demo_model.py TEXT OUT --seconds 230 --compile --size eval    # 30 M parameters, context 8,192
+    python scripts/train_demo_model.py TEXT OUT --seconds 150 --compile --size eval    # 30 M parameters, context 8,192
 
 Writes OUT as `save_pretrained` would (fp16) and OUT/training.json: losses, and what the saved weights reach on held-out
 text. Some windows are prose as it stands, the others carry the recall task (innerq_export/eval/recall.py).
@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +50,14 @@ PROMPTS = (
 )
 
 
-KEY, VALUE = slice(2, 8), slice(10, 16)
-"""Where a line of the recall task has its key and its value."""
-ANSWERS_SHARE, WEIGHTS = 0.25, (2, 16)
-"""What a window's answers shall count together, of all its bytes, and how much one byte of them counts for it."""
+VALUE = slice(10, 16)
+"""Where a line of the recall task has its value."""
+NEEDLE_WEIGHT, PAIR_WEIGHT = 32, 4
+"""What a byte of an answer counts in the loss, where a window has one answer and where each fact is asked for once."""
 
 Window = tuple[np.ndarray, np.ndarray]
 """Bytes uint8 [S] and what each of them counts in the loss, uint8 [S]."""
+Draw = Callable[[np.ndarray, int, np.random.Generator], Window]
 
 
 def mixed_window(text: np.ndarray, context: int, generator: np.random.Generator) -> Window:
@@ -73,24 +75,29 @@ def mixed_window(text: np.ndarray, context: int, generator: np.random.Generator)
     return row, np.ones(context, np.uint8)
 
 
-def paired_window(text: np.ndarray, context: int, generator: np.random.Generator) -> Window:
-    """Return `context` bytes: prose (1/4), one fact asked for at the end (1/5), or facts told once and asked for once.
+def recall_window(
+    text: np.ndarray, context: int, generator: np.random.Generator, *, prose: float, needle: float, pairs: float
+) -> Window:
+    """Return `context` bytes: prose, one fact asked for at the end, facts told and asked for once, or facts repeated.
 
-    Bytes that nobody can know count nothing, those of answers the more the fewer there are.
+    The shares of the first three kinds are given. The last, few facts or many stated again and again, is the densest
+    signal: recall is learned from it first. Prose around a lone fact counts nothing, so that it is not read too often.
     """
     row, weight = excerpt(text, context, generator), np.ones(context, np.uint8)
-    kind, most = generator.random(), int(0.4 * context) // LINE_BYTES
-    if kind < 0.25:
+    kind, cells = generator.random(), context // LINE_BYTES
+    if kind < prose:
         return row, weight
-    if kind < 0.45:
-        row, place = needle_window(row, generator)
-        told, asked = np.array([place]), np.array([context + 1 - LINE_BYTES])
+    if kind < prose + needle:
+        row, _ = needle_window(row, generator)
+        weight[:] = 0
+        weight[context + 1 - LINE_BYTES :][VALUE] = NEEDLE_WEIGHT
+    elif kind < prose + needle + pairs:
+        facts = draw_facts(int(generator.integers(1, cells * 9 // 20 + 1)), generator)
+        _, asked = scatter_pairs(row, facts, bool(generator.random() < 0.5), generator)
+        weight[asked[:, None] + np.r_[VALUE]] = PAIR_WEIGHT
     else:
-        facts = draw_facts(int(np.exp(generator.uniform(0, np.log(most + 1)))), generator)
-        told, asked = scatter_pairs(row, facts, bool(generator.random() < 0.5), generator)
-    weight[told[:, None] + np.r_[KEY, VALUE]] = 0
-    weight[asked[:, None] + np.r_[KEY]] = 0
-    weight[asked[:, None] + np.r_[VALUE]] = np.clip(ANSWERS_SHARE * context / (6 * len(asked)), *WEIGHTS)
+        facts = draw_facts(int(np.exp(generator.uniform(np.log(2), np.log(max(3, cells / 4))))), generator)
+        scatter_facts(row, facts, int(0.8 * cells), generator)
     return row, weight
 
 
@@ -108,44 +115,54 @@ def excerpt(text: np.ndarray, length: int, generator: np.random.Generator) -> np
 
 
 @dataclass(frozen=True)
-class Size:
-    """What is trained and how: tokens of one step, peak learning rate, decay of the weights, windows, lengths.
+class Phase:
+    """From `start` on (0 to 1 of the time): windows of this share of the context, so many tokens a step."""
 
-    `lengths`: from which share of the time on windows have which share of the context. The decay is more than the
-    usual 0.1, because the text is read ten times and more (arXiv 2509.14786 finds 30 times as much best); at ten times
-    as much, the demo model learned prose better but no recall.
+    start: float
+    length: float
+    draw: Draw
+    step_tokens: int
+
+
+@dataclass(frozen=True)
+class Size:
+    """What is trained and how: peak learning rate, decay of the weights, phases.
+
+    The decay is more than the usual 0.1, because the text is read ten times and more (arXiv 2509.14786 finds 30 times
+    as much best); at ten times as much, the demo model learned prose better but no recall.
     """
 
     config: dict[str, Any]
-    step_tokens: int
     peak: float
     decay: float
-    window: Callable[[np.ndarray, int, np.random.Generator], Window]
-    lengths: tuple[tuple[float, float], ...]
+    phases: tuple[Phase, ...]
 
     @property
     def context(self) -> int:
         return self.config["max_position_embeddings"]
 
 
+FIRST = partial(recall_window, prose=0.25, needle=0.1, pairs=0.0)
+THEN = partial(recall_window, prose=0.25, needle=0.2, pairs=0.3)
 SIZES = {
-    "demo": Size(CONFIG, 1 << 16, 3e-3, 0.3, mixed_window, ((0.0, 1 / 4), (0.5, 1))),
-    "eval": Size(CONFIG | LARGER, 1 << 15, 1e-3, 0.5, paired_window, ((0.0, 1 / 16), (0.06, 1 / 4), (0.25, 1))),
+    "demo": Size(CONFIG, 3e-3, 0.3, (Phase(0, 1 / 4, mixed_window, 1 << 16), Phase(0.5, 1, mixed_window, 1 << 16))),
+    "eval": Size(CONFIG | LARGER, 1e-3, 0.5, (Phase(0, 1 / 4, FIRST, 1 << 16), Phase(0.3, 1, THEN, 1 << 15))),
 }
 
 
 class Batches(IterableDataset):
-    """Endless batches: ids int64 [B, length + 1], rows of `<bos>` and then a window, and the windows' weights."""
+    """Endless batches of a phase: ids int64 [B, length + 1], rows of `<bos>` and a window, and the windows' weights."""
 
-    def __init__(self, text: np.ndarray, size: Size, length: int, seed: int):
-        self.text, self.size, self.length, self.seed = text, size, length, seed
+    def __init__(self, text: np.ndarray, phase: Phase, context: int, seed: int):
+        self.text, self.draw, self.seed = text, phase.draw, seed
+        self.length = round(phase.length * context)
+        self.rows = max(1, phase.step_tokens // self.length)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         worker = get_worker_info()
         generator = np.random.default_rng([self.seed, worker.id if worker else 0])
-        count = max(1, self.size.step_tokens // self.length)
         while True:
-            windows = [self.size.window(self.text, self.length, generator) for _ in range(count)]
+            windows = [self.draw(self.text, self.length, generator) for _ in range(self.rows)]
             rows, weights = (np.stack(parts) for parts in zip(*windows, strict=True))
             yield with_bos(rows), torch.from_numpy(weights)
 
@@ -170,7 +187,7 @@ def train(
     device = model.device
     optimizer = adamw(model, size)
     unseen_BS = with_bos(spread(held_out, size), device)
-    streams = [stream(text, round(share * size.context), size, seed, device) for _, share in size.lengths]
+    streams = [stream(text, phase, size.context, seed, device) for phase in size.phases]
     for batches in streams:
         loss_of(model, *next(batches)).backward()  # compiles; outside the time limit
     optimizer.zero_grad()
@@ -178,7 +195,7 @@ def train(
     while (spent := (time.monotonic() - began) / seconds) < 1:
         for group in optimizer.param_groups:
             group["lr"] = size.peak * min(1.0, spent / 0.03) * 0.5 * (1 + math.cos(math.pi * spent))
-        ids_BS, weight_BS = next(streams[sum(start <= spent for start, _ in size.lengths) - 1])
+        ids_BS, weight_BS = next(streams[sum(phase.start <= spent for phase in size.phases) - 1])
         loss = loss_of(model, ids_BS, weight_BS)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -198,7 +215,7 @@ def train(
 def spread(text: np.ndarray, size: Size) -> np.ndarray:
     """Return one step's rows [B, context] from all over `text`."""
     rows = text[: len(text) // size.context * size.context].reshape(-1, size.context)
-    wanted = max(1, size.step_tokens // size.context)
+    wanted = max(1, size.phases[-1].step_tokens // size.context)
     return rows[:: max(1, len(rows) // wanted)][:wanted]
 
 
@@ -211,10 +228,11 @@ def adamw(model: LlamaForCausalLM, size: Size) -> torch.optim.Optimizer:
 
 
 def stream(
-    text: np.ndarray, length: int, size: Size, seed: int, device: torch.device
+    text: np.ndarray, phase: Phase, context: int, seed: int, device: torch.device
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     workers = 6 if device.type == "cuda" else 0
-    loader = DataLoader(Batches(text, size, length, seed), batch_size=None, num_workers=workers, pin_memory=workers > 0)
+    batches = Batches(text, phase, context, seed)
+    loader = DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=workers > 0)
     return (tuple(part.to(device, non_blocking=True) for part in batch) for batch in loader)
 
 

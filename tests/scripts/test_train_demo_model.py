@@ -15,7 +15,8 @@ TEXT = b"The quick brown fox jumps over the lazy dog, and the dog sleeps on.\n" 
 FACT = re.compile(rb"\n\[[a-z]{6}: [a-z]{6}\]")
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1}
 CONFIG = script.CONFIG | TINY | {"num_key_value_heads": 1, "head_dim": 32, "max_position_embeddings": 160}
-SIZE = script.Size(CONFIG, 640, 1e-2, 0.3, script.paired_window, ((0.0, 1 / 2), (0.5, 1)))
+PHASES = (script.Phase(0.0, 1 / 2, script.FIRST, 640), script.Phase(0.5, 1, script.THEN, 640))
+SIZE = script.Size(CONFIG, 1e-2, 0.3, PHASES)
 
 
 def as_bytes(text: bytes) -> np.ndarray:
@@ -35,37 +36,53 @@ def test_some_windows_are_prose_the_others_ask_for_facts():
     assert np.mean([len(found) > len(set(found)) for found in crowded]) > 0.7  # something can be recalled
 
 
-def test_answers_count_more_and_what_is_made_up_counts_nothing():
-    """Every byte of weight 0 is a key or a told value; every answer can be read further up, and was told once."""
+def windows(count=200, length=512, **shares):
     generator = np.random.default_rng(1)
-    facts = []
-    for _ in range(300):
-        row, weight = script.paired_window(as_bytes(TEXT), 512, generator)
-        answers = re.findall(rb"[a-z]{6}", row[weight > 1].tobytes())
-        made_up = re.findall(rb"[a-z]{6}", row[weight == 0].tobytes())
-        facts.append(len(answers))
-        assert len(row) == len(weight) == 512 and (weight > 1).sum() == 6 * len(answers)
-        assert (weight == 0).sum() == 18 * len(answers) and set(answers) <= set(made_up)
+    kinds = {"prose": 0, "needle": 0, "pairs": 0} | shares
+    return [script.recall_window(as_bytes(TEXT), length, generator, **kinds) for _ in range(count)]
+
+
+def answers_of(row, weight):
+    return re.findall(rb"[a-z]{6}", row[weight == weight.max()].tobytes())
+
+
+def test_a_lone_fact_is_asked_for_at_the_end_and_its_answer_alone_counts():
+    for row, weight in windows(needle=1):
+        (answer,) = answers_of(row, weight)
+        (fact,) = set(FACT.findall(row.tobytes()))
+        assert row.tobytes().endswith(b": " + answer + b"]") and fact.endswith(b": " + answer + b"]")
+        assert len(row) == len(weight) == 512 and set(weight) == {0, script.NEEDLE_WEIGHT} and (weight > 0).sum() == 6
+
+
+def test_in_pairs_every_answer_was_told_once_and_counts_more():
+    counts = []
+    for row, weight in windows(pairs=1):
+        assert set(weight) == {1, script.PAIR_WEIGHT}
+        answers = answers_of(row, weight)
+        counts.append(len(answers))
         for answer in answers:
-            found = row.tobytes().split(b": " + answer + b"]")
-            assert len(found) == 3 and found[0][-6:] == found[1][-6:]
-    counts = np.bincount(facts)
-    assert 0.18 < counts[0] / 300 < 0.32 and counts[1] > 60 and 8 <= max(facts) <= 11
+            before, between, _ = row.tobytes().split(b": " + answer + b"]")
+            assert before[-6:] == between[-6:] and (weight[len(before) :][2:8] == 1).all()
+    assert min(counts) == 1 and max(counts) == 28 * 9 // 20
 
 
-@pytest.mark.parametrize(("facts", "weight"), [(1, 16), (5, 4), (40, 2)])
-def test_the_fewer_answers_the_more_one_counts(facts, weight):
-    generator = np.random.default_rng(2)
-    length = 512 if facts < 40 else 2048
-    windows = [script.paired_window(as_bytes(TEXT), length, generator)[1] for _ in range(400)]
-    seen = {int((weights == 0).sum()) // 18: int(weights.max()) for weights in windows}
-    closest = min(seen, key=lambda count: abs(count - facts))
-    assert seen[closest] == pytest.approx(weight, abs=1)
+def test_repeated_facts_are_few_or_many_and_fill_the_window():
+    found = [FACT.findall(row.tobytes()) for row, _ in windows()]
+    assert {len(lines) for lines in found} == {22} and all((weight == 1).all() for _, weight in windows(20))
+    kinds = np.array([len(set(lines)) for lines in found])
+    assert kinds.min() <= 2 and 5 <= kinds.max() <= 7
+
+
+def test_shares_are_what_was_asked_for():
+    drawn = windows(400, prose=0.25, needle=0.2, pairs=0.3)
+    assert 0.2 < np.mean([not FACT.search(row.tobytes()) for row, _ in drawn]) < 0.3
+    assert 0.15 < np.mean([weight.max() == script.NEEDLE_WEIGHT for _, weight in drawn]) < 0.25
+    assert 0.24 < np.mean([weight.max() == script.PAIR_WEIGHT for _, weight in drawn]) < 0.36
 
 
 def test_a_batch_is_bos_and_windows_and_every_seed_has_its_own():
     def first(seed):
-        return next(iter(script.Batches(as_bytes(TEXT), SIZE, 160, seed)))[0]
+        return next(iter(script.Batches(as_bytes(TEXT), PHASES[1], 160, seed)))[0]
 
     assert first(0).shape == (4, 161) and first(0).dtype == torch.int64
     assert (first(0)[:, 0] == 256).all() and first(0)[:, 1:].max() < 256
@@ -74,7 +91,7 @@ def test_a_batch_is_bos_and_windows_and_every_seed_has_its_own():
 
 def test_the_loss_is_each_bytes_times_its_weight():
     model = script.new_model(SIZE, 0)
-    ids_BS, weight_BS = next(iter(script.Batches(as_bytes(TEXT), SIZE, 160, 3)))
+    ids_BS, weight_BS = next(iter(script.Batches(as_bytes(TEXT), PHASES[1], 160, 3)))
     logits = model(input_ids=ids_BS[:, :-1]).logits
     each = -logits.log_softmax(-1).gather(-1, ids_BS[:, 1:, None])[..., 0]
     assert script.loss_of(model, ids_BS, weight_BS).item() == pytest.approx((each * weight_BS).mean().item(), rel=1e-5)
@@ -84,7 +101,7 @@ def test_the_loss_is_each_bytes_times_its_weight():
 
 def test_training_learns_and_what_is_saved_is_a_checkpoint(tmp_path, capsys):
     model = script.new_model(SIZE, 0)
-    ids_BS, _ = next(iter(script.Batches(as_bytes(TEXT), SIZE, SIZE.context, 9)))
+    ids_BS, _ = next(iter(script.Batches(as_bytes(TEXT), PHASES[1], SIZE.context, 9)))
     before = script.loss_of(model, ids_BS).item()
     record = script.train(model, as_bytes(TEXT), as_bytes(TEXT[:2000]), SIZE, seconds=3.0, seed=0)
     assert script.loss_of(model, ids_BS).item() < before - 1
@@ -126,5 +143,5 @@ def test_the_sizes_are_what_is_promised(name):
     count = sum(parameter.numel() for parameter in model.parameters())
     low, high, context = {"demo": (1e6, 4e6, 2048), "eval": (30e6, 100e6, 8192)}[name]
     assert low < count < high and size.context >= context and size.config["head_dim"] == 64
-    assert size.step_tokens % size.context == 0
-    assert size.lengths[0][0] == 0 and size.lengths[-1][1] == 1
+    assert size.phases[0].start == 0 and size.phases[-1].length == 1
+    assert all(phase.step_tokens % round(phase.length * size.context) == 0 for phase in size.phases)
