@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import asdict
@@ -80,6 +81,8 @@ def command(
     """Generate text from the engine folder ENGINE with the quantised cache."""
     from innerq_export.runtime import TorchOptions, generate, load_tokenizer, open_session
 
+    if compiled:
+        warnings.filterwarnings("ignore", module=r"torch\._inductor")  # they would stand within the streamed text
     options = TorchOptions(dtype=dtype, device=device, tp=tp, compiled=compiled)
     texts = [_text(prompt) for prompt in prompts or [_unasked()]]
     backend = _chosen(engine, allow_unready) if backend == "auto" else backend

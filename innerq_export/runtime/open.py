@@ -42,9 +42,11 @@ def open_session(
         from innerq_export.runtime.torch_session import TorchSession
 
         return TorchSession(folder, torch_options, batch=batch, allow_unready=allow_unready, threads=threads)
-    if torch_options not in (None, TorchOptions()):
+    if torch_options and torch_options.changed:
         raise ConfigError(
-            f"options of backend 'torch' given to '{backend}'", got=torch_options, fix="add --backend torch"
+            f"options of backend 'torch' given to '{backend}'",
+            got=", ".join(torch_options.changed),
+            fix="add --backend torch, or leave them out",
         )
     if backend in _ON_CARD:
         from innerq_export.runtime.tensorrt import TensorRtSession

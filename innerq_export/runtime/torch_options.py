@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from innerq_export.errors import ConfigError
 
@@ -21,6 +21,12 @@ class TorchOptions:
     device: str = "auto"
     tp: int = 1
     compiled: bool = False
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """The options that are not the defaults, as `run` writes them."""
+        pairs = ((field.name, getattr(self, field.name), field.default) for field in fields(self))
+        return tuple(f"{name} {value}" for name, value, default in pairs if value != default)
 
     def __post_init__(self) -> None:
         if self.dtype is not None and self.dtype not in DTYPES:
