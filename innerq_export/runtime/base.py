@@ -51,7 +51,7 @@ class Session(ABC):
         """Forget all sequences; `batch` changes how many there are."""
         batch = self.batch if batch is None else batch
         if batch < 1:
-            raise ConfigError("a session needs at least one sequence", expected=">= 1", got=batch)
+            raise ConfigError("a session needs at least one sequence", expected=">= 1", got=batch, fix="batch=1")
         if self.max_batch is not None and batch > self.max_batch:
             raise ConfigError(
                 "more sequences than the engine was built for",
@@ -155,7 +155,12 @@ class Session(ABC):
                 fix="call reset(batch=...) first",
             )
         if new_length_B.min() < 0 or new_length_B.max() > ids_BS.shape[1]:
-            raise ConfigError("impossible new_length", expected=f"0 to {ids_BS.shape[1]}", got=new_length_B.tolist())
+            raise ConfigError(
+                "impossible new_length",
+                expected=f"0 to {ids_BS.shape[1]}, the columns of input_ids",
+                got=new_length_B.tolist(),
+                fix="count a sequence's new tokens without its padding",
+            )
         vocabulary = self.manifest.model.vocab
         if ids_BS.size and not 0 <= ids_BS.min() <= ids_BS.max() < vocabulary:
             raise ConfigError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import mmap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,7 @@ class Plan:
             raise OutOfMemoryError(
                 f"no execution context for {folder / PLAN_NAME}", got=self.complaints, fix="a smaller --max-context"
             )
+        self._held: dict[str, Tensor] = {}
         self.tensors = {tensor.name: tensor for tensor in self._listed(trt)}
 
     @property
@@ -68,9 +70,16 @@ class Plan:
         return "; ".join(self._logger.errors[-3:]) or "no reason given"
 
     def use_profile(self, index: int, stream: int) -> None:
-        """Select an optimisation profile; input shapes must be given anew after it."""
+        """Select an optimisation profile; other input shapes than `hold`'s must be given anew then."""
         if self._context.active_optimization_profile != index:
             self._require(self._context.set_optimization_profile_async(index, stream), f"profile {index}")
+            self.hold(self._held)
+
+    def hold(self, tensors: Mapping[str, Tensor]) -> None:
+        """Read these inputs from these tensors in every step from now on, whatever the profile."""
+        self._held = dict(tensors)
+        for name, tensor in tensors.items():
+            self.bind_input(name, tensor)
 
     def bind_input(self, name: str, tensor: Tensor) -> None:
         """Read input `name` from `tensor`, contiguous and on the card."""

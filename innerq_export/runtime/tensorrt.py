@@ -18,6 +18,7 @@ from innerq_export.runtime.checks import check_card, preflight
 from innerq_export.runtime.cuda_stream import CudaStream
 from innerq_export.runtime.device_cache import DeviceCache
 from innerq_export.runtime.plan import Plan
+from innerq_export.runtime.plan_weights import weights_on
 
 
 class TensorRtSession(Session):
@@ -42,6 +43,9 @@ class TensorRtSession(Session):
         self._stream = CudaStream()
         with self._told():
             self._plan = Plan(self.folder, record, backend)
+            if record.weights:
+                tensors = self._plan.tensors.values()
+                self._plan.hold(weights_on(self._stream.device, self.folder / record.weights, tensors))
         self.reset(batch)
 
     def cache(self, layer: int) -> Mapping[str, Tensor]:

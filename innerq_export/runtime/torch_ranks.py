@@ -19,7 +19,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from innerq_export.artifacts import Checkpoint
-from innerq_export.errors import EnvironmentMismatchError, UserError
+from innerq_export.errors import ConfigError, EnvironmentMismatchError, UserError
 from innerq_export.runtime.torch_decoder import Decoder
 from innerq_export.runtime.torch_model import Ranks, load_model
 from innerq_export.runtime.torch_weights import check_ranks
@@ -57,7 +57,8 @@ def build_decoder(part: Part, rank: int = 0) -> Decoder:
 class OtherRanks:
     """Processes 1 .. count - 1, started and told what to do by process 0, which is the caller.
 
-    Raises EnvironmentMismatchError where there are fewer cards, UserError with the rank's words where one fails.
+    Raises EnvironmentMismatchError where there are fewer cards, ConfigError in a process that is in a group already
+    (one session over ranks at a time), UserError with the rank's words where one fails.
     """
 
     def __init__(self, part: Part):
@@ -69,6 +70,11 @@ class OtherRanks:
             raise EnvironmentMismatchError(
                 f"--tp {part.count} needs a card for each process", expected=f"{part.count} cards", got=cards,
                 fix=f"--tp {max(cards, 1)}",
+            )  # fmt: skip
+        if dist.is_initialized():
+            raise ConfigError(
+                f"--tp {part.count}: this process is in a group already", expected="one session over several ranks",
+                got=f"a group of {dist.get_world_size()}", fix="close() the other session first",
             )  # fmt: skip
         self._pipes: list[Connection] = []
         self._processes: list[Any] = []
@@ -177,7 +183,7 @@ def _failed(rank: int, words: str) -> UserError:
 def _heard(pipe: Connection) -> str:
     try:
         return pipe.recv()
-    except EOFError:
+    except (EOFError, OSError):
         return "the process ended"
 
 

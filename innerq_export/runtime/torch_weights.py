@@ -96,7 +96,9 @@ def _find(checkpoint: Checkpoint, name: str) -> TensorRef:
     ref = checkpoint.tensors.get(name) or checkpoint.tensors.get(tied.get(name, ""))
     if ref is None:
         shown = ", ".join(sorted(checkpoint.tensors)[:5])
-        raise CheckpointError(f"{checkpoint.folder}: tensor '{name}' is missing", got=f"{shown}, ...")
+        raise CheckpointError(
+            f"{checkpoint.folder}: tensor '{name}' is missing", got=f"{shown}, ...", fix="download it again"
+        )
     return ref
 
 
