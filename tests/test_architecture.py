@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from innerq_export import errors
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "innerq_export"
 FLOW = ["checkpoint", "graph", "rewrite", "onnx_io", "engine", "runtime"]
@@ -21,6 +23,11 @@ ALLOWED = {
     "reference": BASE,
     "plan": BASE | {"checkpoint", "engine"},
     **{stage: BASE | set(FLOW[:position]) for position, stage in enumerate(FLOW)},
+}
+MISTAKES = {name for name in vars(errors) if name.endswith("Error")} - {"ParityError"}
+TENSORS_OF_A_CALLER = {
+    *(f"reference/{name}.py" for name in ("attention", "cache", "packed", "quantise")),
+    *(f"integrations/{name}.py" for name in ("cache", "calls", "hf_attention", "transformers")),
 }
 ALLOWED["runtime"] = ALLOWED["runtime"] | {"integrations"}  # backend torch: the kernels in Python
 
@@ -87,6 +94,17 @@ def test_files_stay_small():
     too_long = {str(path.relative_to(ROOT)): count for path, count in lines.items() if count > 400}
     assert not too_long, too_long
     assert statistics.median(count for count in lines.values() if count > 3) <= 110
+
+
+@pytest.mark.parametrize("path", package_files(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_every_mistake_of_a_user_comes_with_its_fix(path):
+    """Errors about the tensors of a caller in Python need none, and a failed parity says in its report what is next."""
+    if path.relative_to(PACKAGE).as_posix() in TENSORS_OF_A_CALLER:
+        pytest.skip("about tensors")
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    mistakes = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id in MISTAKES]
+    bare = [call.lineno for call in mistakes if not {"fix", None} & {keyword.arg for keyword in call.keywords}]
+    assert not bare, f"{path}: errors without fix= at lines {bare}"
 
 
 def test_no_path_of_a_developers_machine_is_committed():

@@ -38,11 +38,6 @@ class StepTime:
     parts: dict[str, float] | None = None
     kernels: int = 0
 
-    @property
-    def overhead(self) -> float | None:
-        """The host's clock over the sum of kernels, less 1."""
-        return None if self.parts is None else self.wall_ms / sum(self.parts.values()) - 1
-
 
 def _greedy(logits_B1V: Tensor) -> Tensor:
     return logits_B1V[:, -1].argmax(-1, keepdim=True)

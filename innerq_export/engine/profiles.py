@@ -23,7 +23,12 @@ class Range:
 
     def __post_init__(self) -> None:
         if not 1 <= self.min <= self.opt <= self.max:
-            raise ConfigError("impossible range in a profile", expected="1 <= min <= opt <= max", got=self)
+            raise ConfigError(
+                "impossible range in a profile",
+                expected="1 <= min <= opt <= max",
+                got=self,
+                fix="mend the plan or the manifest",
+            )
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ GROUP_SIZE = 32
 MODES = ("symmetric", "symmetric_full", "asymmetric", "hybrid")
 BITS = (2, 3, 4, 8)
 KEY_NORMS = ("prefill", "folded", "none")
+_FIX = "write it with CacheConfig.to_json"
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,11 @@ class CacheConfig:
         try:
             fields = json.loads(text)
         except json.JSONDecodeError as error:
-            raise ConfigError("cache config: not JSON", expected="a JSON object", got=str(error)) from error
+            raise ConfigError("cache config: not JSON", expected="a JSON object", got=str(error), fix=_FIX) from error
         if not isinstance(fields, dict):
-            raise ConfigError("cache config: not a JSON object", expected="an object", got=type(fields).__name__)
+            raise ConfigError(
+                "cache config: not a JSON object", expected="an object", got=type(fields).__name__, fix=_FIX
+            )
         return cls.from_dict(fields)
 
     def replace(self, **changes: Any) -> CacheConfig:

@@ -186,7 +186,12 @@ def config_of(attributes: Mapping[str, Any]) -> CacheConfig:
             raise ConfigError(f"unknown attribute '{name}'", got=name, fix=nearest(name, ATTENTION.attributes))
     missing = [name for name in _CONFIG_ATTRIBUTES if name not in attributes]
     if missing:
-        raise ConfigError("InnerQ node: attributes are missing", expected=list(_CONFIG_ATTRIBUTES), got=missing)
+        raise ConfigError(
+            "InnerQ node: attributes are missing",
+            expected=list(_CONFIG_ATTRIBUTES),
+            got=missing,
+            fix="build the engine again",
+        )
     return CacheConfig.from_dict({name: attributes[name] for name in _CONFIG_ATTRIBUTES})
 
 
