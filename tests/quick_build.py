@@ -64,7 +64,7 @@ def _trace_once(known, real_trace, skeleton, step):
 
 
 def _build_rtx(self, model, folder, profiles, options, step) -> Built:
-    text = f"{model.path.read_bytes()!r} {profiles} {options.compute_capabilities} {_version('tensorrt-rtx')}"
+    text = f"{model.path.read_bytes()!r} {profiles} {options} {_version('tensorrt-rtx')}"
     (folder / "model.engine").write_text(text)
     return Built(("model.engine",), _version("tensorrt-rtx"), {"compute_capabilities": ["8.9"]})
 

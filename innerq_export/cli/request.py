@@ -38,6 +38,11 @@ _OPTIONS = (
     click.option(
         "--split-profiles", is_flag=True, help="TensorRT-RTX: compile prompts and decode steps apart; builds longer."
     ),
+    click.option(
+        "--strip-weights",
+        is_flag=True,
+        help="TensorRT-RTX: leave the weights out of model.engine; they are read beside.",
+    ),
     click.option("--copy-weights", is_flag=True, help="Copy the weights instead of linking the checkpoint's files."),
 )
 
@@ -59,6 +64,7 @@ def request_of(
     plugin_library: Path | None = None,
     timing_cache: Path | None = None,
     split_profiles: bool = False,
+    strip_weights: bool = False,
     **choices: Any,
 ) -> BuildRequest:
     """Return the request that the options make; `choices` are fields of it under their own names."""
@@ -68,6 +74,6 @@ def request_of(
         model=model,
         output=output or Path("engines") / Path(model).stem,
         cache=cache_config(preset, (*fields, *([f"key_norm={key_norm}"] if key_norm else []))),
-        options=BuildOptions(capabilities, plugin_library, timing_cache, split_profiles),
+        options=BuildOptions(capabilities, plugin_library, timing_cache, split_profiles, strip_weights),
         **choices,
     )

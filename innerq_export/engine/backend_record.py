@@ -29,7 +29,8 @@ class BackendRecord:
     """An entry of `Manifest.backends`.
 
     `profiles` in the order of the plan's own; `compute_capabilities`: cards that a TensorRT-RTX plan is for; `card`:
-    the one that a TensorRT plan was built on; `plugin`, `onnx`: the library it needs and the model it was built from.
+    the one that a TensorRT plan was built on; `plugin`, `onnx`: the library it needs and the model it was built from;
+    `weights`: the model whose initializers are inputs of the plan, empty where the plan holds its weights.
     """
 
     files: tuple[str, ...]
@@ -39,6 +40,7 @@ class BackendRecord:
     plugin: PluginRecord | None = None
     card: Card | None = None
     onnx: str = ""
+    weights: str = ""
 
     @property
     def cards(self) -> tuple[str, ...]:

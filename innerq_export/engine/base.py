@@ -20,12 +20,14 @@ class BuildOptions:
     `plugin_library`: libinnerq_trt.so, which the `tensorrt` backend needs.
     `timing_cache`: a file that the `tensorrt` backend reads kernel timings from and writes them to; None keeps none.
     `split_profiles`: a TensorRT-RTX engine is compiled for prompts and once more for single tokens; `tensorrt` always.
+    `strip_weights`: a TensorRT-RTX engine holds no matrices; a session reads them from what model.onnx refers to.
     """
 
     compute_capabilities: tuple[str, ...] = ()
     plugin_library: Path | None = None
     timing_cache: Path | None = None
     split_profiles: bool = False
+    strip_weights: bool = False
 
 
 @dataclass(frozen=True)

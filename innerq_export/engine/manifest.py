@@ -94,9 +94,9 @@ def rebuild_command(manifest: Manifest, folder: Path, *, fresh: bool = False) ->
     words = ["innerq-export", "build", "--model", manifest.source, *_cache_words(manifest.cache)]
     if manifest.cache.key_norm == "folded":
         words += ["--key-norm-file", str(folder / KEY_NORM_NAME)]
-    for backend in manifest.backends:
+    for backend, record in manifest.backends.items():
         if backend != "onnxruntime":
-            words += ["--backend", backend]
+            words += ["--backend", backend, *(["--strip-weights"] if record.get("weights") else [])]
     words += ["--max-batch", str(manifest.max_batch), "--max-context", str(manifest.max_context)]
     return shlex.join([*words, "--output", str(folder), "--overwrite", *(["--fresh"] if fresh else [])])
 

@@ -49,7 +49,17 @@ class TensorRtBackend:
         )
 
     def check(self, options: BuildOptions) -> None:
-        """Raise EnvironmentMismatchError unless the plugin library is there and of this contract."""
+        """Raise EnvironmentMismatchError unless the plugin library is there and of this contract.
+
+        ConfigError for `strip_weights`: the plan of this backend holds its weights.
+        """
+        if options.strip_weights:
+            raise ConfigError(
+                f"backend '{self.name}' builds plans with their weights",
+                expected="--backend tensorrt-rtx for --strip-weights",
+                got=f"--backend {self.name} --strip-weights",
+                fix="leave --strip-weights out",
+            )
         stamp_of(_required(options.plugin_library))
 
     def build(

@@ -15,6 +15,7 @@ from innerq_export.engine.versions import release, version_of
 from innerq_export.progress import Step
 
 PLAN_NAME = "model.engine"
+_FIRST = "model.onnx"
 DEFAULT_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
 
 
@@ -44,16 +45,31 @@ class TensorRtRtxBackend:
     def build(
         self, model: OnnxModel, folder: Path, profiles: Sequence[Profile], options: BuildOptions, step: Step
     ) -> Built:
-        """Write model.engine for the compute capabilities of `options`, or for all that RTX cards have."""
+        """Write model.engine for the compute capabilities of `options`, or for all that RTX cards have.
+
+        With `strip_weights` model.onnx must lie in `folder` already.
+        """
         capabilities = options.compute_capabilities or DEFAULT_CAPABILITIES
+        stripped = _stripped(model.path, folder / _FIRST) if options.strip_weights else None
         request = PlanRequest(
             "tensorrt_rtx",
-            model.path,
+            stripped or model.path,
             folder / PLAN_NAME,
             tuple(profiles),
             compute_capabilities=capabilities,
-            weights=model.weight_paths,
+            weights=() if stripped else model.weight_paths,
         )
-        digest = run_builder(request, step)
+        try:
+            digest = run_builder(request, step)
+        finally:
+            if stripped:
+                stripped.unlink()
         versions = {"tensorrt-rtx": version_of("tensorrt-rtx") or "unknown"}
-        return Built((PLAN_NAME,), versions, {"compute_capabilities": list(capabilities)}, digests={PLAN_NAME: digest})
+        details = {"compute_capabilities": list(capabilities), "weights": _FIRST if stripped else ""}
+        return Built((PLAN_NAME,), versions, details, digests={PLAN_NAME: digest})
+
+
+def _stripped(model: Path, first: Path) -> Path | None:
+    from innerq_export.engine.stripped import strip_weights
+
+    return strip_weights(model, first)

@@ -13,7 +13,6 @@ from innerq_export.plan.costs import (
     PLAN_FILE,
     PLAN_FILE_SPLIT,
     REPORT_BYTES,
-    Cost,
     Weights,
     calibration_memory,
     parity_memory,
@@ -39,6 +38,8 @@ def phases_of(headers: Headers, request: BuildRequest, backend: str, history: Se
     weights, layers = _weights(headers, request), _layers(headers)
     disk = _disk(headers, request, backend, weights)
     memory = {name: cost.at(layers, weights.engine) for name, cost in MEMORY.items()}
+    if request.options.strip_weights:
+        memory["tensorrt-rtx"] = MEMORY["tensorrt-rtx"].at(layers, 0)
     for name in NVIDIA:
         memory[name] += memory["onnxruntime"]
     folder = weights.engine + sum(disk.values())
@@ -70,14 +71,14 @@ def _disk(headers: Headers, request: BuildRequest, backend: str, weights: Weight
     written = weights.cast if _linkable(headers, request) else weights.engine
     return {
         "write": model * (2 if backend == "tensorrt" else 1) + written,
-        backend: _plan_file(request, backend).at(layers, weights.engine) if backend in NVIDIA else 0,
+        backend: _plan_file(request, backend, weights.engine, layers) if backend in NVIDIA else 0,
         "hash": REPORT_BYTES,
     }
 
 
-def _plan_file(request: BuildRequest, backend: str) -> Cost:
+def _plan_file(request: BuildRequest, backend: str, weights: int, layers: int) -> int:
     split = request.options.split_profiles or not BACKENDS[backend].one_profile
-    return PLAN_FILE_SPLIT if split else PLAN_FILE
+    return (PLAN_FILE_SPLIT if split else PLAN_FILE).at(layers, 0 if request.options.strip_weights else weights)
 
 
 def _linkable(headers: Headers, request: BuildRequest) -> bool:

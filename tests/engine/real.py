@@ -6,9 +6,9 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from innerq_export.artifacts import Checkpoint, Graph
+from innerq_export.artifacts import Checkpoint, Graph, OnnxModel
 from innerq_export.engine import build_engine, default_profiles, seal, staging
-from innerq_export.onnx_io import save_onnx
+from innerq_export.onnx_io import save_onnx, share_weights
 from innerq_export.rewrite import prepare_for_rtx, rewrite
 from innerq_export.spec import CacheConfig
 
@@ -34,3 +34,13 @@ def for_rtx(graph: Graph) -> ir.Model:
     """Rewrite in the form that TensorRT-RTX builds."""
     model, _ = rewrite(graph, SMALL_WINDOW, attention_flavour="attention")
     return prepare_for_rtx(model)
+
+
+def beside(graph: Graph, engine: Path, scratch: Path, *, copy_weights: bool = False) -> OnnxModel:
+    """Save the form for TensorRT-RTX into `scratch`, on the weights of model.onnx in `engine`, which is of `graph`."""
+    first, model = rewrite(graph, SMALL_WINDOW)[0], for_rtx(graph)
+    saved = OnnxModel(engine / "model.onnx", "native", SMALL_WINDOW, graph.shape, graph.dtype, "")
+    assert share_weights(model, first, saved)
+    scratch.mkdir(exist_ok=True)
+    own = {"graph": graph, "cache": SMALL_WINDOW, "copy_weights": copy_weights}
+    return save_onnx(model, scratch, lowering="native", **own)

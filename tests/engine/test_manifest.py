@@ -108,6 +108,8 @@ def test_the_rebuild_command_says_everything_that_was_chosen():
         "innerq-export build --model 'my model' --preset compact --backend tensorrt-rtx "
         "--max-batch 4 --max-context 256 --output engines/toy --overwrite"
     )
+    stripped = {"onnxruntime": {}, "tensorrt-rtx": {"weights": "model.onnx"}}
+    assert "--backend tensorrt-rtx --strip-weights --max" in rebuild_command(manifest(backends=stripped), WHERE)
 
 
 def test_the_rebuild_command_of_a_custom_cache_names_its_fields():

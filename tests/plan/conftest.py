@@ -20,8 +20,16 @@ def own_cache(cache_folder, monkeypatch):
 def plan(tmp_path):
     """Plan a build of the demo model, or of another `model`, into a folder of this test."""
 
-    def make(model="llama", card=None, memory=None, compute_capabilities=(), split_profiles=False, **choices):
-        options = BuildOptions(compute_capabilities, split_profiles=split_profiles)
+    def make(
+        model="llama",
+        card=None,
+        memory=None,
+        compute_capabilities=(),
+        split_profiles=False,
+        strip_weights=False,
+        **choices,
+    ):
+        options = BuildOptions(compute_capabilities, split_profiles=split_profiles, strip_weights=strip_weights)
         return make_plan(BuildRequest(str(model), tmp_path / "engine", options=options, **choices), card, memory)
 
     return make

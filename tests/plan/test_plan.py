@@ -66,6 +66,14 @@ def test_a_second_profile_is_foreseen_in_the_plan_file(plan):
     assert made == pytest.approx([14_937_044, 22_232_276], rel=0.03)
 
 
+def test_a_stripped_engine_is_foreseen_without_weights(plan):
+    """Measured: 9.23 MB of model.engine for the demo model, and of the builder 0.79 GB for 2.47 GB of weights."""
+    made = [plan(backend="tensorrt-rtx", strip_weights=strip) for strip in (False, True)]
+    assert made[1].plan_bytes == pytest.approx(9_229_636, rel=0.04)
+    peaks = [next(phase.memory for phase in one.phases if phase.name == "tensorrt-rtx") for one in made]
+    assert peaks[0] - peaks[1] == pytest.approx(2.45 * 6_042_064, rel=0.02)
+
+
 @pytest.mark.parametrize("name", ["compact", "quality", "hybrid"])
 def test_bytes_per_token_are_the_contracts(name, large, plan):
     published = {"compact": 24_576, "quality": 36_864, "hybrid": 26_624}
