@@ -71,13 +71,18 @@ def sensitivities(decoder: Decoder, sizes: Sizes, ids_BT: Tensor, prompt: int, t
     return [Sensitivity(*place, figures.kl_mean) for place, (_, figures) in zip(plans, measured, strict=True)]
 
 
-def allocate(table: Sequence[Sensitivity], budget: float) -> Allocation:
-    """Return the choice of least summed KL with at most `budget` bits per value. ConfigError outside 2.5 to 4.5."""
+def check_budget(budget: float) -> None:
+    """Raise ConfigError for bits per value that no choice can have."""
     lowest, highest = CHOICES[0] + _OVERHEAD, CHOICES[-1] + _OVERHEAD
     if not lowest <= budget <= highest:
         raise ConfigError(
             f"budget of {budget} bits per value", expected=f"from {lowest} to {highest}", got=budget, fix="change it"
         )
+
+
+def allocate(table: Sequence[Sensitivity], budget: float) -> Allocation:
+    """Return the choice of least summed KL with at most `budget` bits per value. ConfigError outside 2.5 to 4.5."""
+    check_budget(budget)
     places = sorted({(entry.layer, entry.part) for entry in table})
     cost = {(entry.layer, entry.part, entry.bits): entry.kl for entry in table}
     room = int((budget - _OVERHEAD) * len(places) + 1e-9)

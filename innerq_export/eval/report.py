@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,7 +62,7 @@ class Row:
             "bits": plan.bits,
             "bits_at_tokens": round(plan.bits_at(self.tokens), 3),
             **{name: dataclasses.asdict(spread) for name, spread in figures.items()},
-            "attention_db": [statistics.fmean(layer) for layer in zip(*levels, strict=True)],
+            "attention_db": [_finite(statistics.fmean(layer)) for layer in zip(*levels, strict=True)],
             "recall_cells": self._cells(),
         }
 
@@ -139,6 +140,16 @@ def _layers(told: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _finite(level: float) -> float | None:
+    """Return the dB; None where they are infinite, because nothing was quantised: JSON has no infinity."""
+    return level if math.isfinite(level) else None
+
+
+def _worst(levels: Sequence[float | None]) -> str:
+    differing = [level for level in levels if level is not None]
+    return f"{min(differing):.1f}" if differing else "equal" if levels else ""
+
+
 def _line(row: Mapping[str, Any]) -> str:
     recall = row.get("recall")
     cells = [
@@ -150,6 +161,6 @@ def _line(row: Mapping[str, Any]) -> str:
         f"{row['perplexity']['mean']:.4g} ({row['perplexity_percent']['mean']:+.2f}%)",
         f"{100 * row['top1']['mean']:.1f}%",
         f"{100 * recall['mean']:.1f}% ± {100 * recall['sd']:.1f}" if recall else "",
-        f"{min(row['attention_db']):.1f}" if row["attention_db"] else "",
+        _worst(row["attention_db"]),
     ]
     return "| " + " | ".join(cells) + " |"

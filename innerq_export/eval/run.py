@@ -14,7 +14,7 @@ from torch import Tensor
 
 from innerq_export.artifacts import Checkpoint
 from innerq_export.errors import ConfigError
-from innerq_export.eval.auto import allocate, sensitivities
+from innerq_export.eval.auto import allocate, check_budget, sensitivities
 from innerq_export.eval.calibrate import calibrated_key_norms
 from innerq_export.eval.measure import Tick, needle_cells, recall_figures, text_figures
 from innerq_export.eval.model import Decoder, pick_device
@@ -25,6 +25,8 @@ from innerq_export.progress import Progress, Silent
 from innerq_export.spec import CacheConfig
 
 CALIBRATION_SEED = 1 << 20
+LEAST_TOKENS = 3
+"""A prompt, a token to decode, and the one that follows it."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,9 @@ def evaluate(checkpoint: Checkpoint, options: Options, progress: Progress | None
 
 def _measure_seed(report: Report, decoder: Decoder, source: Source, options: Options, seed: int, step: Any) -> None:
     plans = [row.plan for row in report.rows.values()]
+    windows = source.windows(options.sequences, options.tokens, seed)
     cells = list(needle_cells(source, options.needle_lengths, options.needle_depths, options.needles, seed))
     tick = _Ticks(step, len(plans) * (1 + len(cells)))
-    windows = source.windows(options.sequences, options.tokens, seed)
     for plan, figures in text_figures(decoder, plans, windows, options.prompt, tick):
         report.rows[plan.name].text.append(figures)
     for plan in plans if cells else ():
@@ -116,6 +118,10 @@ def _settled(options: Options, context: int) -> Options:
     if longest > context:
         fix = "choose fewer --tokens and shorter --needle-lengths"
         raise ConfigError("eval: longer than the model's context", expected=f"at most {context}", got=longest, fix=fix)
+    if tokens < LEAST_TOKENS:
+        raise ConfigError("eval: --tokens", expected=f"at least {LEAST_TOKENS}", got=tokens, fix="a longer window")
+    for budget in options.budgets:
+        check_budget(budget)
     if not 0 < prompt < tokens - 1:
         raise ConfigError(
             "eval: --prompt", expected=f"from 1 to {tokens - 2}", got=prompt, fix="leave tokens to decode"

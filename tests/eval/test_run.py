@@ -9,13 +9,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from innerq_export.errors import ConfigError
+from innerq_export.errors import ConfigError, UserError
+from innerq_export.eval import run
 from innerq_export.eval.measure import text_figures
 from innerq_export.eval.model import Decoded
 from innerq_export.eval.plans import Sizes, full_precision, plans_of
 from innerq_export.eval.report import Spread, markdown, write
 from innerq_export.eval.run import Options, evaluate
 from innerq_export.figures.fidelity import fidelity_figures, pareto
+from innerq_export.spec import preset
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +90,45 @@ def test_spread():
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"), [({"tokens": 4096}, "longer than the model's context"), ({"prompt": 511}, "--prompt")]
+    ("changes", "words"),
+    [
+        ({"tokens": 4096}, "longer than the model's context"),
+        ({"tokens": 2}, "at least 3"),
+        ({"prompt": 511}, "--prompt"),
+        ({"budgets": (3.25, float("nan"))}, "budget of nan"),
+    ],
 )
 def test_what_does_not_fit_is_refused(tiny_checkpoint, changes, words):
     with pytest.raises(ConfigError, match=words):
         evaluate(tiny_checkpoint, Options(device="cpu", **({"tokens": 512} | changes)))
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_measured(tiny_checkpoint, monkeypatch):
+    monkeypatch.setattr(run, "Decoder", lambda *_: pytest.fail("a model was loaded"))
+    with pytest.raises(ConfigError, match="budget"):
+        evaluate(tiny_checkpoint, Options(device="cpu", budgets=(9.0,)))
+
+
+def test_a_text_that_is_too_short_is_called_so(tiny_checkpoint, tmp_path):
+    (tmp_path / "short.txt").write_text("a few words")
+    options = Options(device="cpu", tokens=64, text=tmp_path / "short.txt", needle_lengths=(64,))
+    with pytest.raises(UserError, match=r"'short\.txt' is too short"):
+        evaluate(tiny_checkpoint, options)
+
+
+def test_windows_that_fit_into_the_full_precision_window_give_json_and_say_equal(tiny_checkpoint):
+    options = Options(
+        device="cpu",
+        groups=(),
+        extra=(("mine", preset("balanced")),),
+        tokens=40,
+        sequences=1,
+        seeds=(0,),
+        needle_lengths=(64,),
+    )
+    told = json.loads(json.dumps(evaluate(tiny_checkpoint, options).to_dict(), allow_nan=False))
+    assert told["rows"][1]["attention_db"] == [None, None]
+    assert "| equal |" in markdown(told)
 
 
 def test_files_and_figures(report, tmp_path):
