@@ -42,6 +42,8 @@ MEMORY = {
     "hash": Cost(490 * _MB, 5.0 * _MB, 0),
 }
 """Of this process; for NVIDIA's builders of their own process, beside which this one stays."""
+STRIPPED = Cost(225 * _MB, 35.3 * _MB, 0)
+"""Of TensorRT-RTX's builder when weights are inputs."""
 PARITY_SMALL = {"float16": Cost(565 * _MB, 5.0 * _MB, 9.6), "float32": Cost(565 * _MB, 5.0 * _MB, 5.1)}
 PARITY_LARGE = {"float16": Cost(520 * _MB, 5.0 * _MB, 5.1), "float32": Cost(520 * _MB, 5.0 * _MB, 4.0)}
 """Parity opens a second session of an engine folder below SMALL_FOLDER_BYTES."""
@@ -57,6 +59,8 @@ MODEL_FILE = Cost(49 * _KB, 9 * _KB, 0)
 PLAN_FILE = Cost(2.9 * _MB, 1.5 * _MB, 1.0)
 PLAN_FILE_SPLIT = Cost(3.75 * _MB, 3.1 * _MB, 1.0)
 """With two profiles."""
+PLAN_FILE_STRIPPED = Cost(3.1 * _MB, 1.6 * _MB, 0)
+"""Where weights are inputs; a second profile is as much again."""
 REPORT_BYTES = 40 * _KB
 """manifest.json and parity.json."""
 

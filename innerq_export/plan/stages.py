@@ -12,7 +12,9 @@ from innerq_export.plan.costs import (
     MODEL_FILE,
     PLAN_FILE,
     PLAN_FILE_SPLIT,
+    PLAN_FILE_STRIPPED,
     REPORT_BYTES,
+    STRIPPED,
     Weights,
     calibration_memory,
     parity_memory,
@@ -39,7 +41,7 @@ def phases_of(headers: Headers, request: BuildRequest, backend: str, history: Se
     disk = _disk(headers, request, backend, weights)
     memory = {name: cost.at(layers, weights.engine) for name, cost in MEMORY.items()}
     if request.options.strip_weights:
-        memory["tensorrt-rtx"] = MEMORY["tensorrt-rtx"].at(layers, 0)
+        memory["tensorrt-rtx"] = STRIPPED.at(layers, 0)
     for name in NVIDIA:
         memory[name] += memory["onnxruntime"]
     folder = weights.engine + sum(disk.values())
@@ -78,7 +80,9 @@ def _disk(headers: Headers, request: BuildRequest, backend: str, weights: Weight
 
 def _plan_file(request: BuildRequest, backend: str, weights: int, layers: int) -> int:
     split = request.options.split_profiles or not BACKENDS[backend].one_profile
-    return (PLAN_FILE_SPLIT if split else PLAN_FILE).at(layers, 0 if request.options.strip_weights else weights)
+    if request.options.strip_weights:
+        return PLAN_FILE_STRIPPED.at(layers, 0) * (2 if split else 1)
+    return (PLAN_FILE_SPLIT if split else PLAN_FILE).at(layers, weights)
 
 
 def _linkable(headers: Headers, request: BuildRequest) -> bool:
