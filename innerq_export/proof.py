@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from innerq_export.artifacts import Checkpoint, digest_of
 from innerq_export.engine import read_manifest, seal
 from innerq_export.engine.card import first_card
-from innerq_export.engine.files import entries_of, names_of
+from innerq_export.engine.files import check_files, entries_of, names_of
 from innerq_export.engine.folder import write_manifest
 from innerq_export.engine.ledger import Ledger
-from innerq_export.engine.manifest import Manifest
+from innerq_export.engine.manifest import Manifest, rebuild_command
 from innerq_export.engine.stage_record import FileStamp, Stage, update_record
 from innerq_export.engine.versions import TRACKED
 from innerq_export.errors import ParityError
@@ -50,14 +50,17 @@ def prove(
     """Run parity on an engine folder made from `source` (a checkpoint, an .onnx, or unknown) and keep the report there.
 
     Writes parity.json, what was compared as Polygraphy's AccuracyResults, and figures. Sets `ready` if it passed; else
-    raises ParityError.
+    raises ParityError. UserError, with nothing changed, where a file is not the one that the manifest names.
     """
     from innerq_export.figures.parity import parity_figures
     from innerq_export.parity import ACCURACY_NAME, REPORT_NAME, bisect, look_closely, recording
 
     start, extras = time.monotonic(), extras or Extras()
     expected = recording.load(extras.against) if extras.against else None
-    key = _key(folder, read_manifest(folder), extent)
+    manifest = read_manifest(folder)
+    files = {name: entry for name, entry in manifest.files.items() if not name.startswith(_OF_THE_PROOF)}
+    check_files(folder, files, rebuild_command(manifest, folder))
+    key = _key(folder, manifest, extent)
     checked = look_closely(folder, source, extent=extent, progress=progress)
     if extras.save:
         recording.save(checked, extras.save)

@@ -26,7 +26,11 @@ COMMANDS = {
     "eval": "Measure what the cache costs a model's text, beside other methods",
 }
 CANCELLED = 130
-_MENDS = {errno.ENOSPC: "make room on that disk, or name another place", errno.EMFILE: "raise `ulimit -n`"}
+_MENDS = {
+    errno.ENOSPC: "make room on that disk, or name another place",
+    errno.EMFILE: "raise `ulimit -n`",
+    errno.ENOENT: "look whether it is there",
+}
 
 
 class LazyGroup(click.Group):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,16 @@ def test_a_fault_in_five_lines(tiny_engine, tmp_path) -> None:
     assert json.loads((folder / "manifest.json").read_text())["ready"] is False
     assert json.loads((folder / "parity.json").read_text())["finding"]["rung"] == "op"
     assert (folder / "parity-dark.svg").is_file()
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_bytes(b"another")])
+def test_an_engine_whose_files_are_not_the_built_ones_gets_no_verdict(tiny_engine, tmp_path, damage) -> None:
+    folder = Path(shutil.copytree(tiny_engine, tmp_path / "engine"))
+    before = (folder / "manifest.json").read_text()
+    damage(folder / "model.onnx")
+    with pytest.raises(UserError, match=r"model\.onnx is (missing|not the file)(.|\n)*innerq-export build"):
+        CliRunner().invoke(cli, ["parity", str(folder)], catch_exceptions=False)
+    assert (folder / "manifest.json").read_text() == before
 
 
 def test_a_recording_that_is_none_is_refused_before_anything_runs(tiny_engine, tmp_path) -> None:
