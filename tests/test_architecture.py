@@ -27,7 +27,7 @@ ALLOWED = {
 MISTAKES = {name for name in vars(errors) if name.endswith("Error")} - {"ParityError"}
 TENSORS_OF_A_CALLER = {
     *(f"reference/{name}.py" for name in ("attention", "cache", "packed", "quantise")),
-    *(f"integrations/{name}.py" for name in ("cache", "calls", "hf_attention", "transformers")),
+    *(f"integrations/{name}.py" for name in ("cache", "calls")),
 }
 ALLOWED["runtime"] = ALLOWED["runtime"] | {"integrations"}  # backend torch: the kernels in Python
 

@@ -60,10 +60,16 @@ def innerq_attention(
     return out.transpose(1, 2), None
 
 
+def no_config(given: Any) -> ConfigError:
+    """Return the error for what is given in the place of a model's config."""
+    got = type(given).__name__
+    return ConfigError("InnerQCache: 'config'", expected="a config of transformers", got=got, fix="give model.config")
+
+
 def use_innerq(config: Any) -> None:
     """Register the attention function and name it in a model's config; ConfigError if that is no config."""
     if not hasattr(config, "_attn_implementation"):
-        raise ConfigError("InnerQCache: 'config'", expected="model.config", got=type(config).__name__)
+        raise no_config(config)
     AttentionInterface.register(NAME, innerq_attention)
     AttentionMaskInterface.register(NAME, LazyMask)
     config._attn_implementation = NAME

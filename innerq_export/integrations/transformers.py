@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from innerq_export.errors import ConfigError
-from innerq_export.integrations.hf_attention import Handed, innerq_attention, padding_of, use_innerq
+from innerq_export.integrations.hf_attention import Handed, innerq_attention, no_config, padding_of, use_innerq
 from innerq_export.integrations.hf_mask import Step, plan_step
 from innerq_export.integrations.library import Library, default_library
 from innerq_export.integrations.stores import Store, new_store
@@ -33,6 +33,7 @@ from innerq_export.spec import preset as preset_of
 
 __all__ = ["InnerQCache", "innerq_attention", "use_innerq"]
 FIRST_BLOCKS = 8
+_MODELS = "choose another model: docs/transformers.md says which"
 
 
 class InnerQLayer(CacheLayerMixin):
@@ -51,7 +52,7 @@ class InnerQLayer(CacheLayerMixin):
         """Allocate, for keys and values of the same shape [B, Hkv, any, D]."""
         if key_states.shape != value_states.shape:
             got = f"{list(key_states.shape)} and {list(value_states.shape)}"
-            raise ConfigError("InnerQCache: keys and values", expected="the same shape", got=got)
+            raise ConfigError("InnerQCache: keys and values", expected="the same shape", got=got, fix=_MODELS)
         self.store = self._cache._new_store(self._index, key_states)
         self.batch_size, self.is_initialized = key_states.shape[0], True
 
@@ -154,7 +155,9 @@ class InnerQCache(Cache):
         undone; blocks older than that cannot.
         """
         if tokens_to_remove > 0:
-            raise ConfigError("crop", expected="minus the number of tokens to remove", got=tokens_to_remove)
+            raise ConfigError(
+                "crop", expected="minus the number of tokens to remove", got=tokens_to_remove, fix="crop(-1)"
+            )
         if tokens_to_remove == 0:
             return
         for length in self.length_B.tolist():
@@ -235,7 +238,7 @@ class InnerQCache(Cache):
 def text_config(config: Any) -> Any:
     """Return the config of the decoder; ConfigError if `config` is none of transformers'."""
     if not hasattr(config, "get_text_config"):
-        raise ConfigError("InnerQCache: 'config'", expected="model.config", got=type(config).__name__)
+        raise no_config(config)
     return config.get_text_config(decoder=True)
 
 
@@ -262,7 +265,9 @@ def _layers_of(config: Any) -> int:
     shared: Any = getattr(text, "num_kv_shared_layers", 0)
     if kinds or shared:
         got = ", ".join(sorted(kinds)) or "layers that share keys and values"
-        raise ConfigError("InnerQCache", expected="a decoder whose layers all attend by themselves", got=got)
+        raise ConfigError(
+            "InnerQCache", expected="a decoder whose layers all attend by themselves", got=got, fix=_MODELS
+        )
     return text.num_hidden_layers
 
 
