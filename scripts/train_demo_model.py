@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -144,9 +144,14 @@ class Size:
 
 FIRST = partial(recall_window, prose=0.25, needle=0.1, pairs=0.0)
 THEN = partial(recall_window, prose=0.25, needle=0.2, pairs=0.3)
+EVAL = Size(CONFIG | LARGER, 1e-3, 0.5, (Phase(0, 1 / 4, FIRST, 1 << 16), Phase(0.3, 1, THEN, 1 << 15)))
+DEEPER = {"num_hidden_layers": 12, "intermediate_size": 1408}
+DEEPER |= {"rope_parameters": {"rope_type": "default", "rope_theta": 100000.0}}
 SIZES = {
     "demo": Size(CONFIG, 3e-3, 0.3, (Phase(0, 1 / 4, mixed_window, 1 << 16), Phase(0.5, 1, mixed_window, 1 << 16))),
-    "eval": Size(CONFIG | LARGER, 1e-3, 0.5, (Phase(0, 1 / 4, FIRST, 1 << 16), Phase(0.3, 1, THEN, 1 << 15))),
+    "eval": EVAL,
+    "eval-faster-rate": replace(EVAL, peak=2e-3),
+    "eval-deeper": replace(EVAL, config=EVAL.config | DEEPER),
 }
 
 

@@ -135,13 +135,13 @@ def test_gains_are_not_decayed():
     assert decays == {0.3: {2}, 0.0: {1}}
 
 
-@pytest.mark.parametrize("name", ["demo", "eval"])
+@pytest.mark.parametrize("name", script.SIZES)
 def test_the_sizes_are_what_is_promised(name):
     size = script.SIZES[name]
     with torch.device("meta"):
         model = script.new_model(size, 0)
     count = sum(parameter.numel() for parameter in model.parameters())
-    low, high, context = {"demo": (1e6, 4e6, 2048), "eval": (30e6, 100e6, 8192)}[name]
+    low, high, context = {"demo": (1e6, 4e6, 2048), "eval": (30e6, 100e6, 8192)}[name.split("-")[0]]
     assert low < count < high and size.context >= context and size.config["head_dim"] == 64
     assert size.phases[0].start == 0 and size.phases[-1].length == 1
     assert all(phase.step_tokens % round(phase.length * size.context) == 0 for phase in size.phases)
