@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from innerq_export.eval.attention import attend_decoding, attend_in_full
+from innerq_export.eval.attention import _step, attend_decoding, attend_in_full
 from innerq_export.reference import append, attend, dequantised_history, empty_cache
 from innerq_export.reference.innerq_scheme import innerq_scheme
 from innerq_export.spec import MODES, PRESETS, CacheConfig, blocks_of
@@ -122,3 +123,12 @@ def test_without_a_scheme_the_cache_is_in_full_precision():
     full = attend_in_full(query, key, value, HEAD_DIM**-0.5)
     got = attend_decoding(None, query[:, :, 20:], key, value, HEAD_DIM**-0.5)
     torch.testing.assert_close(got, full[:, :, 20:], rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("sequences", "tokens", "card", "expected"),
+    [(2, 8192, False, 256), (2, 8192, True, 1024), (16, 1 << 16, True, 32), (1 << 20, 1 << 16, True, 1)],
+)
+def test_a_step_is_as_long_as_a_cards_memory_allows(sequences, tokens, card, expected):
+    query = SimpleNamespace(is_cuda=card, shape=(sequences, 8, 100, 64))
+    assert _step(query, tokens) == expected
