@@ -13,6 +13,7 @@ from innerq_export.cli.params import FOLDER, format_option
 
 if TYPE_CHECKING:
     from innerq_export.engine.inspect import Inspection
+    from innerq_export.engine.manifest import Manifest
 
 _NORMS = {
     "prefill": "the cache learns it from each prompt",
@@ -54,7 +55,7 @@ def _print(found: Inspection) -> None:
             f"{cost.ratio:.2f}x less)",
             "full-precision window": f"{cost.window_bytes:,} bytes a sequence "
             f"({manifest.cache.sink} sink + {manifest.cache.recent}..{manifest.cache.recent + 31} recent tokens)",
-            "limits": f"batch {manifest.max_batch}, context {manifest.max_context:,}",
+            "limits": _limits(manifest),
             "backends": ", ".join(manifest.backends),
             "built": f"{manifest.created} by innerq-export {manifest.tool_version}",
             "stages": ", ".join(_stages(found)) or "not known",
@@ -70,6 +71,13 @@ def _print(found: Inspection) -> None:
     )
     if found.damage:
         click.echo(f"damaged: {found.damage}")
+
+
+def _limits(manifest: Manifest) -> str:
+    own = f"context {manifest.model.max_positions:,}, any batch"
+    if list(manifest.backends) == ["onnxruntime"]:
+        return own
+    return f"batch {manifest.max_batch}, context {manifest.max_context:,} (ONNX Runtime: {own})"
 
 
 def _stages(found: Inspection) -> Iterator[str]:

@@ -148,6 +148,8 @@ def _options(
 ) -> GenerateOptions:
     from innerq_export.runtime import GenerateOptions, SamplingOptions
 
+    if temperature == 0 and (top_k or top_p < 1):
+        note("--top-k and --top-p change nothing without --temperature: the likeliest token is taken")
     sampling = SamplingOptions(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     return GenerateOptions(max_new_tokens=max_new_tokens, sampling=sampling, stop=stop, ignore_eos=ignore_eos)
 

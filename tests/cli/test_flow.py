@@ -7,7 +7,8 @@ from click.testing import CliRunner
 
 from innerq_export.checkpoint.demo import PROMPT
 from innerq_export.cli.main import cli
-from innerq_export.engine import seal
+from innerq_export.engine import read_manifest, seal
+from innerq_export.engine.folder import write_manifest
 from innerq_export.errors import ConfigError, ParityError
 from tests.models import tiny_llama
 
@@ -54,6 +55,23 @@ def test_text_streams_and_figures_go_elsewhere(engine):
     assert result.exit_code == 0
     assert "tokens/s" in result.stderr
     assert "tokens/s" not in result.stdout
+
+
+@pytest.mark.parametrize("engine", list(LAYOUTS)[:1], indirect=True)
+def test_what_has_no_effect_is_told(engine):
+    words = ["run", str(engine), "-p", "x", "--max-new-tokens", "1", "--top-k", "3"]
+    greedy, drawn = (CliRunner().invoke(cli, [*words, *more]) for more in ([], ["--temperature", "1"]))
+    assert "change nothing" in greedy.stderr and "change nothing" not in drawn.stderr
+
+
+@pytest.mark.parametrize("engine", list(LAYOUTS)[:1], indirect=True)
+def test_inspect_names_the_limits_of_the_backends_that_are_there(engine):
+    manifest = read_manifest(engine)
+    assert f"context {manifest.model.max_positions:,}, any batch\n" in call("inspect", engine)
+    both = manifest.backends | {"tensorrt-rtx": manifest.backends["onnxruntime"]}
+    write_manifest(engine, manifest.replace(backends=both, max_batch=3))
+    assert f"batch 3, context {manifest.max_context:,} (ONNX Runtime:" in call("inspect", engine)
+    write_manifest(engine, manifest)
 
 
 @pytest.mark.parametrize("engine", list(LAYOUTS)[:1], indirect=True)
