@@ -84,7 +84,10 @@ def _one_model(ctx: click.Context, param: click.Parameter, value: str | None) ->
         return ""
     if (value is None) == (named is None):
         raise click.UsageError("give exactly one of MODEL and --model, for example: --model llama", ctx)
-    return value or named
+    model = named if value is None else value
+    if not model:
+        raise click.UsageError("MODEL is empty: is a variable of your shell not set?", ctx)
+    return model
 
 
 def cache_options(command: Callable[..., Any]) -> Callable[..., Any]:

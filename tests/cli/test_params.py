@@ -23,7 +23,7 @@ def test_no_size(text):
         SIZE.convert(text, None, None)
 
 
-@pytest.mark.parametrize("words", [[], ["a", "--model", "b"]])
+@pytest.mark.parametrize("words", [[], ["a", "--model", "b"], [""], ["--model", ""]])
 def test_the_model_is_named_once(words):
     @click.command()
     @model_option
