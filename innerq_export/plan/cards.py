@@ -59,7 +59,7 @@ def find_card(name: str | None) -> GpuCard | None:
             f"unknown card '{name}'",
             expected=f"one of {', '.join(CARDS)}",
             got=name,
-            fix=f"{nearest(name.lower(), CARDS)} For another card give its memory, for example --memory 24G",
+            fix=f"{nearest(name.lower(), CARDS)}; of another card give the memory, for example --memory 24G",
         )
     return found
 
