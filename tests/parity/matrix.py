@@ -17,7 +17,7 @@ from innerq_export.parity.metrics import kl_divergence
 from innerq_export.parity.model_rung import TOKENS, model_outcome
 from innerq_export.parity.ops.rungs import OpSetting, op_rung, packing_rung
 from innerq_export.parity.plans import hold_plan
-from innerq_export.parity.report import ParityReport
+from innerq_export.parity.report import REPORTED, ParityReport, RungResult
 from innerq_export.parity.rung_names import RUNG_NAMES
 from innerq_export.parity.rungs import (
     AttentionRung,
@@ -71,7 +71,7 @@ class Matrix:
         found |= {"op"} if op_rung(MutatedOps(mutation), SETTING).run().finding else set()
         found |= {"model"} if self._model_rung(mutation) else set()
         found |= {"as shipped"} if self._shipped(mutation) else set()
-        found |= {"other machine"} if self._other_machine(ladder) else set()
+        found |= {"other machine"} if self._other_machine(rung, ladder) else set()
         found |= {"engine"} if self._plan(mutation) else set()
         cells = {name: CAUGHT if name in found else UNSEEN for name in COLUMNS if name != "plugin"}
         cells["unquantised"] = _grown(_mean_kl(rung), _mean_kl(self._sound[0]))
@@ -115,10 +115,11 @@ class Matrix:
         self._through(TwoSessions(sound, self._runner(mutation)), rung)
         return bool(rung.found)
 
-    def _other_machine(self, ladder: Ladder) -> bool:
+    def _other_machine(self, rung: EveryRung, ladder: Ladder) -> bool:
         """Hold what the faulty machine says to what the sound one has saved."""
         kept = [{"ids": call.ids_BS.numpy(), "logits": call.logits_BV.numpy()} for call in self._sound[1].recorded]
-        report = ParityReport("faulty", "sound", True, (), None, (), (), {}, 0.0)
+        cost = RungResult("unquantised", REPORTED, "", figures={"mean KL": _mean_kl(rung)})
+        report = ParityReport("faulty", "sound", True, (cost,), None, (), (), {}, 0.0)
         checked = Checked(report, [], model_floor_db("float16", 2), recorded=ladder.recorded)
         return recording.compared(checked, recording.Recording("sound", tuple(kept))).finding is not None
 
