@@ -23,6 +23,7 @@ from innerq_export.engine.plan_request import PlanRequest
 from innerq_export.errors import UserError
 
 _BEAT_SECONDS = 0.25
+_SPEAKING = threading.Lock()
 
 
 def main() -> int:
@@ -57,11 +58,15 @@ def _report_regularly(estimate: Estimate) -> None:
 
 
 def _say(**event: Any) -> None:
+    """Write one line, whole: the thread that reports progress says something at any time."""
     try:
-        print(json.dumps(event), flush=True)
+        with _SPEAKING:
+            print(json.dumps(event), flush=True)
     except BrokenPipeError:
         os._exit(1)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    _SPEAKING.acquire()  # Python aborts if a thread is within stdout while it ends
+    sys.exit(status)

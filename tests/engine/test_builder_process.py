@@ -2,7 +2,7 @@
 
 import pytest
 
-from innerq_export.engine import default_profiles
+from innerq_export.engine import builder_process, default_profiles
 from innerq_export.engine.builder_process import run_builder
 from innerq_export.engine.plan_request import PlanRequest
 from innerq_export.errors import ConfigError, OutOfMemoryError, RewriteError
@@ -69,6 +69,26 @@ def test_what_libraries_print_is_no_event(run):
     digest = """print('{"sha256": "12ab"}', flush=True)"""
     assert run(f"print('[1, 2]'); print('{{broken'); {event}; {digest}; raise SystemExit(0)", step) == "12ab"
     assert step.reports == [0.5, 1.0]
+
+
+def test_events_of_several_threads_do_not_mix(run):
+    """`print` writes a text and the end of its line one after the other."""
+    digest = """
+from concurrent.futures import ThreadPoolExecutor
+import sys
+from innerq_export.engine import worker
+sys.setswitchinterval(1e-6)
+with ThreadPoolExecutor(8) as pool:
+    list(pool.map(lambda number: worker._say(sha256=f"{number:05d}", other="x" * 50), range(4000)))
+worker._say(sha256="the last")
+raise SystemExit(0)
+"""
+    step, seen = Step(), []
+    with pytest.MonkeyPatch.context() as patch:
+        real = builder_process._event
+        patch.setattr(builder_process, "_event", lambda line: seen.append(real(line)) or seen[-1])
+        assert run(digest, step) == "the last"
+    assert sorted(event.get("sha256", "") for event in seen) == [*(f"{n:05d}" for n in range(4000)), "the last"]
 
 
 def test_a_builder_that_leaves_in_silence_made_no_plan(run):
