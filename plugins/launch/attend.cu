@@ -29,16 +29,21 @@ innerq_status read_card(Card *card) {
     return fail(INNERQ_CUDA_ERROR, "attend: no usable CUDA device: %s", cudaGetErrorString(error));
 }
 
-// The kernel counts units of work in an int.
+// The kernel counts units of work in an int, and rows of a page pool in an unsigned.
 innerq_status check_units(const AttendParams &params, int row_chunks) {
     const CacheParams &cache = params.cache;
     const int64_t chunks = (int64_t{cache.window_slots} + params.tokens) / attend::kWindowTokens + 1;
     const int64_t sequence = attend::kStartUnits + chunks * attend::kWindowUnits + cache.capacity_blocks;
     const int64_t units = sequence * cache.batch * cache.kv_heads * row_chunks;
-    if (units <= INT32_MAX) return INNERQ_OK;
+    if (units > INT32_MAX)
+        return fail(INNERQ_UNSUPPORTED,
+                    "attend: room for %lld blocks of work in one call: expected at most %d; split the batch",
+                    static_cast<long long>(units), INT32_MAX);
+    const int64_t rows = int64_t{cache.pages} * cache.kv_heads * cache.page_blocks;
+    if (cache.block_table == nullptr || rows <= INT32_MAX) return INNERQ_OK;
     return fail(INNERQ_UNSUPPORTED,
-                "attend: room for %lld blocks of work in one call: expected at most %d; split the batch",
-                static_cast<long long>(units), INT32_MAX);
+                "attend: room for %lld records in the pages: expected at most %d; use several pools",
+                static_cast<long long>(rows), INT32_MAX);
 }
 
 }  // namespace

@@ -18,6 +18,18 @@ static bool check_sequence(const Sequence &s) {
     return chunks == s.chunks && blocks == s.blocks;
 }
 
+// Cuts lie between whole steps, in rising order, and miss no block.
+template <int kStep>
+static bool check_steps(const Sequence &s) {
+    int before = 0;
+    for (int x = 0; x < s.units; ++x) {
+        const int cut = s.steps_before<kStep>(x);
+        if (cut < before || cut % kStep != 0 || cut > s.blocks_before(x)) return false;
+        before = cut;
+    }
+    return s.steps_before<kStep>(s.units) == s.blocks;
+}
+
 // What is seen: every older token once, in window or blocks, unless the cache had no room for it.
 static bool check_tokens(const Sequence &s, int past, int fresh, const CacheShape &cache) {
     if (fresh == 0) return s.chunks == 0 && s.blocks == 0;
@@ -79,6 +91,8 @@ int main() {
                 const CacheShape cache{past % 40, 32 + past % 97, room};
                 const Sequence s(past, fresh, 16, cache);
                 if (!check_sequence(s)) return fail("units of past, fresh, room", past, fresh, room);
+                if (!check_steps<1>(s) || !check_steps<2>(s))
+                    return fail("steps of past, fresh, room", past, fresh, room);
                 if (!check_tokens(s, past, fresh, cache)) return fail("tokens of past, fresh, room", past, fresh, room);
             }
     for (int total : {1, 5, 8, 1000, 65536, 2000000000})

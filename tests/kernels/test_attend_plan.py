@@ -14,6 +14,8 @@ FAULTS = {
     "a block twice": ("return inner - (begun - 1)", "return inner + (x == 9) - (begun - 1)"),
     "a tail one short": ("tail = clamp_int(", "tail = -1 + clamp_int("),
     "a part one unit off": ("at_most(p, longer)", "at_most(p, longer - 1)"),
+    "a step cut in two": ("blocks_before(x) / kStep * kStep", "blocks_before(x)"),
+    "a last block left out": ("x >= units ? blocks", "x > units ? blocks"),
     "a step of the wrong warp": ("rounds * without + member", "rounds * without + member + (over > 0)"),
     "a reciprocal without its one": ("/ d + 1)", "/ d)"),
 }

@@ -50,64 +50,64 @@ struct SharedPlan {
     INNERQ_HD constexpr int bytes(int warps) const { return slot(warps, 2 * warps + 1); }
 };
 
-// Loads this lane's query row (column g of a product) of a segment. Rows that do not exist repeat the last one; their
-// results go nowhere.
+// Loads this lane's query row (column g of a product) of a segment. Rows that do not exist repeat the last one, or the first
+// where there are no new tokens; their results go nowhere.
 template <int kShare, int kTiles>
-__device__ __forceinline__ void load_query(const Task &task, const Segment &segment, bool with_lambda, int lane,
-                                           RawQuery<kTiles> &raw) {
+__device__ __forceinline__ void load_query(const Task &task, const Segment &segment, int lane, RawQuery<kTiles> &raw) {
     const AttendParams &p = task.params;
     const int column = (lane >> 2) % (kRows / kShare);
-    const int index = min(segment.row_chunk * kRows + column, task.group * segment.fresh - 1);
+    const int index = at_least(min(segment.row_chunk * kRows + column, task.group * segment.fresh - 1), 0);
     const int token = task.by_group.divide(index), head = segment.head * task.group + index - token * task.group;
-    const uint16_t *lambda =
-        with_lambda && p.cache.learns_lambda ? lambda_row(p.cache, segment.batch, segment.head) : nullptr;
+    const uint16_t *lambda = p.cache.learns_lambda ? lambda_row(p.cache, segment.batch, segment.head) : nullptr;
     raw.load(token_row(p.query, segment.batch, head, token), lambda, lane & 3);
 }
 
-// Wakes the memory while this warp still works out its share: the step that will most likely be its first. begin: the
-// CTA's first unit.
+// Wakes the memory while this warp still works out its share: the step that will most likely be its first and, of pages, the
+// block table where the first 32 steps will look. begin: the CTA's first unit.
 template <int kCount>
 __device__ __forceinline__ void prefetch_first_step(const Task &task, const SegmentWalk &walk, int begin, int warp,
                                                     int lane) {
 #if INNERQ_BULK_COPY
-    if (task.params.cache.block_table != nullptr) return;
-    const int block = walk.sequence.blocks_before(at_least(begin - walk.segment.start, 0)) + kCount * warp;
-    const int count = min(kCount, walk.sequence.blocks - block);
-    const RecordSource source(task, walk.segment, walk.sequence.blocks, lane);
-    if (lane == 0 && count > 0) bulk_prefetch(source.in_run(block), count * task.params.cache.record_bytes);
+    const int block = walk.sequence.steps_before<kCount>(at_least(begin - walk.segment.start, 0)) + kCount * warp;
+    const CacheParams &cache = task.params.cache;
+    int count = min(kCount, walk.sequence.blocks - block);
+    unsigned row = first_row(task, walk.segment) + block;
+    if (cache.block_table != nullptr) {
+        const int own = block + kCount * static_cast<int>(task.by_warps.divisor) * lane;
+        row = own < walk.sequence.blocks ? paged_row(task, walk.segment, own) : kNoPage;
+        if (cache.page_blocks % kCount != 0) count = min(count, 1);
+    }
+    if (lane == 0 && count > 0 && row != kNoPage) bulk_prefetch(record_at(cache, row), count * cache.record_bytes);
 #endif
 }
 
-// This warp's part of units [from, to) of a segment, which a team shares: window chunks first, then records. Memory is
-// far: all that is needed first is asked for first.
+// This warp's part of units [from, to) of a segment, which a team shares: window chunks first, then records. raw: the
+// segment's query, on its way; converted here.
 template <int kShare, int kTiles, class KeyCodes, class ValueCodes>
 __device__ __forceinline__ void attend_piece(const Launch<KeyCodes, ValueCodes> &launch, const RecordLayout &layout,
                                              const SegmentWalk &walk, int from, int to, const Team &team, Ring &ring,
-                                             int lane, Softmax<kTiles> &state) {
+                                             int lane, RawQuery<kTiles> &raw, Softmax<kTiles> &state) {
     const Task &task = launch.task;
     const Sequence &sequence = walk.sequence;
     const Segment &segment = walk.segment;
     if (segment.fresh == 0) return state.clear();
-    const int begin = sequence.blocks_before(from), end = sequence.blocks_before(to);
-    const int first_chunk = sequence.chunks_before(from), last_chunk = sequence.chunks_before(to);
-    RawQuery<kTiles> raw;
-    load_query<kShare>(task, segment, begin < end, lane, raw);
-
     constexpr int per_step = kStepRecords<kTiles, KeyCodes, ValueCodes>;
+    const int begin = sequence.steps_before<per_step>(from), end = sequence.steps_before<per_step>(to);
+    const int first_chunk = sequence.chunks_before(from), last_chunk = sequence.chunks_before(to);
+
     const Team::Steps steps = team.steps<per_step>(last_chunk - first_chunk);
-    RecordSource source(task, segment, end, lane);
+    RecordSource<per_step> source(task, segment, steps, begin, end, lane);
     int asked_steps = 0, ahead[kStages];  // first blocks of the steps asked for
     const auto ask_records = [&] {
-        const int block = begin + per_step * steps.step(asked_steps++);
+        const int step = asked_steps++, block = source.block(step);
 #pragma unroll
         for (int s = 1; s < kStages; ++s) ahead[s - 1] = ahead[s];
         ahead[kStages - 1] = block;
-        if (__builtin_expect(source.has(block, per_step), 1))
-            ring.fill<per_step>(source, block);
-        else if (source.enter(block, per_step))
-            ring.fill<per_step>(source, block);
-        else
-            ring.fill_some(source, block, clamp_int(end - block, 0, per_step));
+        if (__builtin_expect(source.has_array(block), 1)) return ring.fill<per_step>(source.in_array(block));
+        if (block >= end) return ring.skip();
+        unsigned rows[per_step];
+        source.find(step, block, rows);
+        ring.fill(task.params.cache, rows);
     };
     const Window window(task, sequence, segment);
     int asked_chunk = first_chunk + team.member;
@@ -174,6 +174,19 @@ __device__ __forceinline__ int partial_of(const Segment &segment, int begin, int
     return segment.start + segment.units > end ? 1 : -1;
 }
 
+// The first and the last run of a CTA can be part of a segment that other CTAs share. One of two threads sees to end_run 0
+// or 1; look: it has time to look whether this CTA is the last one. Returns whether it is to count in at the segment.
+__device__ __forceinline__ bool meet_others(const Task &task, const Cuts &cuts, const Runs &runs, int end_run,
+                                            bool look, Arrival &arrival) {
+    arrival.is_last = 0;
+    const int run = end_run * (runs.count() - 1), part = blockIdx.x;
+    if (run < end_run) return false;
+    const Segment &segment = runs.segment(runs.members(run));
+    if (partial_of(segment, cuts.cut(part), cuts.cut(part + 1)) < 0) return false;
+    arrival.segment = segment;
+    return !others_arrived(task, cuts, look, arrival);
+}
+
 // Adds up what the warps of this CTA left in shared memory, run by run of the same segment, and hands on.
 template <int kShare, int kTiles>
 __device__ __forceinline__ void merge_warps(const Output &output, const Cuts &cuts, char *shared,
@@ -184,18 +197,22 @@ __device__ __forceinline__ void merge_warps(const Output &output, const Cuts &cu
     Arrival *arrivals = reinterpret_cast<Arrival *>(shared + plan.arrivals());
     const int part = blockIdx.x, begin = cuts.cut(part), end = cuts.cut(part + 1);
     const Runs runs(reinterpret_cast<const Segment *>(shared + plan.segments()), 2 * warps, threadIdx.x % 32);
+    const int idle_from = blockDim.x - 32,
+              end_run = static_cast<int>(threadIdx.x) - idle_from;  // the last warp, if any
+    const bool sees_to = end_run == 0 || end_run == 1;
+    const bool arrives =
+        sees_to && meet_others(output.task, cuts, runs, end_run, runs.count() * kItems <= idle_from, arrivals[end_run]);
 #pragma unroll 1
     for (int v = threadIdx.x; v < runs.count() * kItems; v += blockDim.x) {
         const unsigned members = runs.members(v / kItems);
-        const int n = v % kItems / kQuads, quad = v % kQuads;
+        const int n = v % kItems / kQuads, quad = v % kQuads, some = __ffs(members) - 1;
         Sum4 total;
         total.add_all<kMaxWarps>([&](int warp, float4 &x, float2 &weight) {
             const int either = members >> (2 * warp) & 3;  // a warp's head and tail are of different segments
-            if (either == 0) return;
-            const int slot = 2 * warp + (either >> 1);
+            const int slot = either == 0 ? some : 2 * warp + (either >> 1);
             x = *reinterpret_cast<const float4 *>(shared + plan.slot(warps, slot) +
                                                   4 * (n * Slot8<kTiles>::kStride + 4 * quad));
-            weight = weights[slot * kRows + n];
+            weight = either == 0 ? float2{kNoMaximum, 0.f} : weights[slot * kRows + n];
         });
         const Segment &segment = runs.segment(members);
         const int which = partial_of(segment, begin, end);
@@ -206,19 +223,8 @@ __device__ __forceinline__ void merge_warps(const Output &output, const Cuts &cu
             if (quad == 0) partials.weights(part, which)[n] = {total.maximum, total.sum};
         }
     }
-    // Only the first and the last run can be part of a segment; threads 0 and 1 see to them.
-    bool arrives = false;
-    if (threadIdx.x < 2) {
-        const int run = threadIdx.x * (runs.count() - 1);
-        if (run >= static_cast<int>(threadIdx.x)) {
-            const Segment &segment = runs.segment(runs.members(run));
-            arrives = partial_of(segment, begin, end) >= 0;
-            arrivals[threadIdx.x].segment = segment;
-        }
-        arrivals[threadIdx.x].is_last = 0;
-    }
     __syncthreads();
-    if (arrives) arrive(output.task, cuts, arrivals[threadIdx.x]);
+    if (arrives) arrive(output.task, arrivals[end_run]);
     __syncthreads();
 #pragma unroll 1
     for (int v = threadIdx.x; v < 2 * kItems; v += blockDim.x)
@@ -266,6 +272,8 @@ __global__ void __launch_bounds__(32 * kMaxWarps, 1)
         while (true) {
             const Segment &segment = walk.segment;
             const int from = unit - segment.start, to = min(segment.units, end - segment.start);
+            RawQuery<kTiles> raw;
+            load_query<kShare>(task, segment, lane, raw);
             Team team;
             int team_from = from, team_to = to;
             if (unit == shares.cut(warp) && segment.start + to == end) {
@@ -275,7 +283,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps, 1)
                 team_to = shares.cut(32 - __clz(members)) - segment.start;
             }
             Softmax<kTiles> state;
-            attend_piece<kShare>(launch, layout, walk, team_from, team_to, team, ring, lane, state);
+            attend_piece<kShare>(launch, layout, walk, team_from, team_to, team, ring, lane, raw, state);
             const bool ends = to == segment.units;
             if (ends && from == 0) {
                 write_output(output, segment, state, lane);

@@ -103,6 +103,12 @@ struct Sequence {
         const int inside = at_most(inner - ((begun - 1) << period), kWindowUnits);
         return inner - (begun - 1) * kWindowUnits - inside;
     }
+    // The same in whole steps of kStep blocks, so that no step but the last of a sequence is cut, nor lies in two pages of
+    // whole steps.
+    template <int kStep>
+    INNERQ_HD int steps_before(int x) const {
+        return x >= units ? blocks : blocks_before(x) / kStep * kStep;
+    }
 };
 
 // Cutting `total` units into `parts`, the first `longer` of which have one unit more: part p is [cut(p), cut(p + 1)).

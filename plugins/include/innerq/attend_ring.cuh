@@ -5,66 +5,11 @@
 #pragma once
 
 #include "innerq/attend_ptx.cuh"
-#include "innerq/attend_walk.cuh"
+#include "innerq/attend_source.cuh"
 
 namespace innerq::attend {
 
 inline constexpr int kStages = 2;
-
-// Records of one sequence and KV head, asked for in rising order: runs of neighbours, the whole cache or a page. Whole
-// warps call this.
-class RecordSource {
-  public:
-    // end: behind the last block that will be asked for.
-    __device__ __forceinline__ RecordSource(const Task &task, const Segment &segment, int end, int lane)
-        : cache_(task.params.cache), by_page_(task.by_page), segment_(segment), lane_(lane), end_(end) {
-        if (cache_.block_table != nullptr) return;
-        limit_ = min(cache_.capacity_blocks, end);
-        block0_ = cache_.blocks + bytes_of((segment.batch * cache_.kv_heads + segment.head) * cache_.capacity_blocks);
-    }
-
-    // Whether records block .. block + count - 1 are there, side by side, in the run entered last.
-    __device__ __forceinline__ bool has(int block, int count) const { return block + count <= limit_; }
-    __device__ __forceinline__ const uint8_t *in_run(int block) const { return block0_ + bytes_of(block); }
-    // The same after entering the run of `block`.
-    __device__ __forceinline__ bool enter(int block, int count) {
-        if (block >= limit_ && cache_.block_table != nullptr && block < end_) enter_page(block);
-        return has(block, count);
-    }
-    // The record of a block, or nullptr if its page is missing.
-    __device__ __forceinline__ const uint8_t *record(int block) { return enter(block, 1) ? in_run(block) : nullptr; }
-
-  private:
-    // Of so many records; launch_attend sees to it that those of all sequences fit an int.
-    __device__ __forceinline__ uint64_t bytes_of(unsigned records) const {
-        return uint64_t{records} * static_cast<unsigned>(cache_.record_bytes);
-    }
-
-    // Keeps 32 entries of the block table, one a lane, so that a look-up seldom waits for memory.
-    __device__ __forceinline__ void enter_page(int block) {
-        const int entry = by_page_.divide(block);
-        if (entry < first_entry_ || entry >= first_entry_ + 32) {
-            first_entry_ = entry;
-            const int64_t row = static_cast<int64_t>(segment_.batch) * cache_.table_stride;
-            page_ = entry + lane_ < cache_.table_stride ? __ldg(cache_.block_table + row + entry + lane_) : -1;
-        }
-        const int page = __shfl_sync(0xffffffffu, page_, entry - first_entry_);
-        limit_ = 0;
-        if (page < 0 || page >= cache_.pages) return;
-        const int begin = entry * cache_.page_blocks;
-        limit_ = min(begin + cache_.page_blocks, end_);
-        const int64_t row = (static_cast<int64_t>(page) * cache_.kv_heads + segment_.head) * cache_.page_blocks;
-        block0_ = cache_.blocks + (row - begin) * cache_.record_bytes;
-    }
-
-    const CacheParams &cache_;
-    const Divisor &by_page_;
-    const Segment &segment_;
-    int lane_, end_;
-    int first_entry_ = -64, page_ = -1;
-    int limit_ = 0;                    // behind the run's last block
-    const uint8_t *block0_ = nullptr;  // where block 0 would be if the run began there
-};
 
 // Activation rows [D] that lie side by side.
 struct RowRun {
@@ -94,28 +39,38 @@ class Ring {
 #endif
     }
 
-    // Starts the copy of kCount records from `block` on, neighbours in the run that `source` has entered, into the next
-    // stage. All lanes are done reading what the stage held.
+    // Starts the copy of kCount neighbouring records into the next stage. All lanes are done reading what the stage held.
     template <int kCount>
-    __device__ __forceinline__ void fill(const RecordSource &source, int block) {
+    __device__ __forceinline__ void fill(const uint8_t *records) {
         const int stage = filled_++ % kStages;
         begin(stage, kCount * record_bytes_);
-        copy(stage, 0, source.in_run(block), kCount * record_bytes_);
+        copy(stage, 0, records, kCount * record_bytes_);
         finish();
     }
 
-    // The same for 0, 1 or 2 records that may lie in several pages or be missing.
-    __device__ __forceinline__ void fill_some(RecordSource &source, int block, int count) {
-        if (count == 0) return finish();
+    // The same for the records of these rows; some may be missing.
+    template <int kCount>
+    __device__ __forceinline__ void fill(const CacheParams &cache, const unsigned (&rows)[kCount]) {
+        bool neighbours = rows[0] < kBehindEnd;
+#pragma unroll
+        for (int r = 1; r < kCount; ++r) neighbours = neighbours && rows[r] == rows[0] + r;
+        if (neighbours) return fill<kCount>(record_at(cache, rows[0]));
         const int stage = filled_++ % kStages;
-        const uint8_t *first = source.record(block);
-        const uint8_t *second = count > 1 ? source.record(block + 1) : nullptr;
-        missing_ |= ((first == nullptr) | (count > 1 && second == nullptr) << 1) << (2 * stage);
-        begin(stage, ((first != nullptr) + (second != nullptr)) * record_bytes_);
-        if (first != nullptr) copy(stage, 0, first, record_bytes_);
-        if (second != nullptr) copy(stage, record_bytes_, second, record_bytes_);
+        int there = 0;
+#pragma unroll
+        for (int r = 0; r < kCount; ++r) {
+            there += rows[r] < kBehindEnd;
+            missing_ |= (rows[r] == kNoPage) << (2 * stage + r);
+        }
+        begin(stage, there * record_bytes_);
+#pragma unroll
+        for (int r = 0; r < kCount; ++r)
+            if (rows[r] < kBehindEnd) copy(stage, r * record_bytes_, record_at(cache, rows[r]), record_bytes_);
         finish();
     }
+
+    // Where there is nothing left to ask for.
+    __device__ __forceinline__ void skip() { finish(); }
 
     // Starts the copy of rows 0 .. count - 1 of row_bytes each; rows(i): the run that row i begins.
     template <class Rows>
