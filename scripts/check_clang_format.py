@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,9 @@ ENDINGS = {".h", ".hpp", ".cuh", ".cpp", ".cu"}
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fix", action="store_true", help="rewrite the files")
+    mode = ["-i"] if parser.parse_args().fix else ["--dry-run", "--Werror"]
     files = sorted(
         str(path)
         for folder in ("plugins", "examples", "tests")
@@ -19,7 +23,6 @@ def main() -> int:
     )
     if not files:
         return 0
-    mode = ["-i"] if "--fix" in sys.argv else ["--dry-run", "--Werror"]
     return subprocess.run(
         [str(Path(sys.executable).parent / "clang-format"), "--style=file", *mode, *files], check=False
     ).returncode

@@ -10,6 +10,7 @@ A paragraph (of the Bible a verse, without its number) is a line. Every twentiet
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import lzma
 import re
@@ -95,6 +96,6 @@ def split(books: list[str]) -> tuple[bytes, bytes]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    main(parser.parse_args().folder)

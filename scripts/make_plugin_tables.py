@@ -5,6 +5,7 @@ A change of an op is made in spec/ops.py; this script carries it into the Tensor
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +21,11 @@ LAYOUT = "packed"
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="only compare; exit 1 where they differ")
+    check = parser.parse_args().check
     text = formatted(header())
-    if "--check" not in sys.argv:
+    if not check:
         HEADER.write_text(text)
         return 0
     if HEADER.read_text() == text:
