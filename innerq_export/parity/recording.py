@@ -67,10 +67,20 @@ def load(path: Path) -> Recording:
 
 
 def compared(checked: Checked, other: Recording) -> ParityReport:
-    """Return the report with the rung 'other machine'. UserError if the other recording is of other calls."""
-    here = checked.recorded
-    if checked.report.finding:
-        return checked.report
+    """Return the report with the rung 'other machine'. UserError if the recording is of other calls or another dtype."""
+    report, here = checked.report, checked.recorded
+    if report.finding:
+        return report
+    _check_comparable(report.engine, here, other)
+    floor, most = checked.floor_db - TWO_SIDES_DB, most_kl(_quantisation_kl(report))
+    figures, finding = _compare(here, other, floor, most)
+    status = FAILED if finding else PASSED
+    tolerance = f"before the first block {floor:.1f} dB, after it a mean KL of {most:.2g}"
+    rung = RungResult(_RUNG, status, tolerance, len(here), figures, backend=other.engine)
+    return report.replace(rungs=(*report.rungs, rung), finding=finding, passed=finding is None)
+
+
+def _check_comparable(engine: str, here: list[Recorded], other: Recording) -> None:
     if len(here) != len(other.calls) or any(
         call.ids_BS.shape != kept["ids"].shape or (call.ids_BS.numpy() != kept["ids"]).any()
         for call, kept in zip(here, other.calls, strict=True)
@@ -81,13 +91,23 @@ def compared(checked: Checked, other: Recording) -> ParityReport:
             got=f"{len(other.calls)} calls of {other.engine}",
             fix="save and compare with the same model, the same innerq-export, and --full on both or on neither",
         )
-    floor, most = checked.floor_db - TWO_SIDES_DB, most_kl(_quantisation_kl(checked.report))
-    figures, finding = _compare(here, other, floor, most)
-    status = FAILED if finding else PASSED
-    tolerance = f"before the first block {floor:.1f} dB, after it a mean KL of {most:.2g}"
-    rung = RungResult(_RUNG, status, tolerance, len(here), figures, backend=other.engine)
-    report = checked.report
-    return report.replace(rungs=(*report.rungs, rung), finding=finding, passed=finding is None)
+    if _form(other.engine) != _form(engine):
+        raise UserError(
+            "the recording is of an engine of another type",
+            expected=engine,
+            got=other.engine,
+            fix="build the engine with the same --dtype on both machines",
+        )
+
+
+def _form(engine: str) -> str:
+    """Return dtype and lowering, which stand in brackets behind an engine's name."""
+    return "".join(engine.rpartition("(")[1:]) if engine.endswith(")") else ""
+
+
+def _quantisation_kl(report: ParityReport) -> float | None:
+    found = (rung.figures.get("mean KL") for rung in report.rungs if rung.name == UnquantisedRung.name)
+    return next(found, None)
 
 
 @dataclass(frozen=True)
@@ -102,11 +122,6 @@ class _Row:
     def pair(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """What was saved, and what is said here."""
         return {"logits": self.kept["logits"][self.sequence]}, {"logits": self.call.logits_BV[self.sequence].numpy()}
-
-
-def _quantisation_kl(report: ParityReport) -> float | None:
-    found = (rung.figures.get("mean KL") for rung in report.rungs if rung.name == UnquantisedRung.name)
-    return next(found, None)
 
 
 def _compare(

@@ -83,6 +83,15 @@ def test_a_recording_of_other_calls_is_refused(checked, saved) -> None:
             recording.compared(wrong, saved)
 
 
+def test_an_engine_of_another_dtype_is_refused(checked, saved) -> None:
+    assert "float16" in saved.engine
+    other = dataclasses.replace(saved, engine=saved.engine.replace("float16", "float32"))
+    with pytest.raises(UserError, match=r"another type(.|\n)*float16(.|\n)*float32(.|\n)*--dtype"):
+        recording.compared(checked, other)
+    elsewhere = dataclasses.replace(saved, engine=saved.engine.replace(" in ", "-copy in "))
+    assert recording.compared(checked, elsewhere).passed
+
+
 def test_another_file_is_refused(tmp_path) -> None:
     (tmp_path / "x.json").write_text("{}")
     for name in ("x.json", "absent.json"):
