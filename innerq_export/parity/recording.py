@@ -67,7 +67,7 @@ def load(path: Path) -> Recording:
 
 
 def compared(checked: Checked, other: Recording) -> ParityReport:
-    """Return the report with the rung 'other machine'. UserError if the recording is of other calls or another dtype."""
+    """Return the report with the rung "other machine". UserError for a recording of other calls or another dtype."""
     report, here = checked.report, checked.recorded
     if report.finding:
         return report
