@@ -265,6 +265,7 @@ def cases() -> dict[str, Case]:
     for sink, recent in ((0, 0), (0, 5), (7, 0), (100, 1), (5, 300)):
         found[f"sink {sink} recent {recent}"] = replace(base, sink=sink, recent=recent, tokens=4)
     found["many short"] = replace(base, past=tuple(range(0, 600, 2)))
+    found["a head a warp"] = replace(base, past=(200,) * 132, kv_heads=8)
     found["one long"] = replace(base, past=(70_001,), kv_heads=1)
     found["bf16 s 3"] = replace(base, bf16=True, tokens=3)
     return found

@@ -82,6 +82,15 @@ def test_ragged_rows_behind_the_new_length_are_zero(kernels, with_prefill):
     assert not got[1].any()
 
 
+def test_a_warp_for_every_head(kernels):
+    """As many heads of equal length as the card has warps at work: no CTA is left with a partial result."""
+    on_card = kernels.device != "cpu"
+    batch = torch.cuda.get_device_properties(kernels.device).multi_processor_count if on_card else 2
+    pair = filled(kernels, past=(12,) * batch, batch=batch, heads=8, blocks=1)
+    got, expected = attend_both(pair, 1, 8)
+    assert relative_error(got, expected) <= 2e-3
+
+
 @pytest.mark.parametrize("with_prefill", [False, True])
 def test_a_peaked_softmax(kernels, with_prefill):
     got, expected = attend_both(filled(kernels), 4, 4, with_prefill=with_prefill, peak=30.0)

@@ -180,7 +180,7 @@ __device__ __forceinline__ bool meet_others(const Task &task, const Cuts &cuts, 
                                             bool look, Arrival &arrival) {
     arrival.is_last = 0;
     const int run = end_run * (runs.count() - 1), part = blockIdx.x;
-    if (run < end_run) return false;
+    if (end_run >= runs.count()) return false;
     const Segment &segment = runs.segment(runs.members(run));
     if (partial_of(segment, cuts.cut(part), cuts.cut(part + 1)) < 0) return false;
     arrival.segment = segment;
