@@ -1,95 +1,17 @@
 // Append: one launch for up to 32 tokens; else plan, lambda, quantise, window, in stream order.
-#include "innerq/append.cuh"
-
-#include <climits>
+#include "innerq/append_fused.cuh"
 
 #include "launch.h"
-#include "units.cuh"
+#include "warps.cuh"
 
 namespace innerq {
 namespace {
 
 constexpr int kBlocksPerLambdaRow = 8;
 
-INNERQ_HD void raise_flags(const CacheParams &cache, int flags) {
-    if (flags == 0 || cache.flags == nullptr) return;
-#ifdef __CUDA_ARCH__
-    atomicOr(cache.flags, flags);
-#else
-    *cache.flags |= flags;
-#endif
-}
-
-// Magnitudes are not negative, so their bits are ordered like the numbers.
-INNERQ_HD void raise_largest(float *largest, float value) {
-#ifdef __CUDA_ARCH__
-    atomicMax(reinterpret_cast<unsigned *>(largest), float_bits(value));
-#else
-    if (value > *largest) *largest = value;
-#endif
-}
-
 struct Work {
     AppendParams params;
     INNERQ_HD const CacheParams &cache() const { return params.cache; }
-};
-
-// Up to 32 tokens: at most one block is due, and lambda is fixed by its keys alone. All memory that the unit needs is
-// asked for in its first step; nothing is written before all of it has been read.
-struct FusedAppend : Work {
-    INNERQ_HD void operator()(TilePlace at, int, TileScratch &scratch, const Team &team) const {
-        PerThread<ChunkSet> fresh;
-        const SequenceStep step = plan_lengths(params, at.batch);
-        const bool fixes = at.part == kKeys && fixes_lambda(cache(), step);
-        team([&](int thread) {
-            load_fresh(at, thread, fresh[thread]);
-            if (step.due == 0) return;
-            const bool reads = at.part == kKeys && cache().learns_lambda && !fixes && thread < 32;
-            const uint16_t lambda = reads ? *lambda_place(cache(), at, thread) : uint16_t{0};
-            load_tokens(params, step, at, step.first_block, scratch, thread);
-            if (reads) keep_lambda(scratch, thread, lambda);
-        });
-        const bool fits = has_records(cache(), at.batch, step.first_block, step.due, 0, 1);
-        const int flags = step.flags | (fits ? 0 : kFlagCapacity);
-        if (flags != 0) {
-            team([&](int thread) { raise_flags(cache(), thread == 0 ? flags : 0); });
-            return;
-        }
-        team([&](int thread) { store_fresh(step, at, thread, fresh[thread]); });
-        if (step.due == 0) return;
-        if (fixes) fix_lambda(at, scratch, team);
-        uint8_t *record = record_of(cache(), at.batch, at.head, step.first_block);
-        TileFlush{cache(), at, parts_of(cache(), record, at.part), scratch}.run(team);
-    }
-
-    INNERQ_HD void load_fresh(TilePlace at, int thread, ChunkSet &chunks) const {
-        INNERQ_UNROLL
-        for (int k = 0; k < kChunkShare; ++k) {
-            const ChunkPlace place = chunk_of(thread, k);
-            if (place.token < params.tokens)
-                chunks.of[k] = load_chunk(new_row(params, at, place.token) + place.channel);
-        }
-    }
-
-    INNERQ_HD void store_fresh(const SequenceStep &step, TilePlace at, int thread, const ChunkSet &chunks) const {
-        INNERQ_UNROLL
-        for (int k = 0; k < kChunkShare; ++k) {
-            const ChunkPlace place = chunk_of(thread, k);
-            if (place.token >= step.fresh) continue;
-            uint16_t *row = slot_row(cache(), at, slot_of(cache(), step.past + place.token));
-            store_chunk(row + place.channel, chunks.of[k]);
-        }
-    }
-
-    INNERQ_HD void fix_lambda(TilePlace at, TileScratch &scratch, const Team &team) const {
-        team([&](int thread) { find_largest(scratch, cache().bf16, thread); });
-        team([&](int thread) {
-            if (thread >= 32) return;
-            const uint16_t lambda = lambda_of(high_of(scratch, thread));
-            *lambda_place(cache(), at, thread) = lambda;
-            keep_lambda(scratch, thread, lambda);
-        });
-    }
 };
 
 // Workspace of a bulk append.
@@ -113,21 +35,22 @@ BulkState bulk_state(const CacheParams &cache, void *workspace) {
 // Decides what happens to each sequence, once, and clears the maxima.
 struct PlanAppend : Work {
     BulkState state;
-    INNERQ_HD void operator()(TilePlace at, int, TileScratch &scratch, const Team &team) const {
-        if (at.part != kKeys) return;
-        team([&](int thread) {
-            if (thread < 32) state.largest_of(cache(), at)[thread] = 0.0f;
-        });
+    WindowPlan plan;
+
+    template <int Part>
+    INNERQ_HD void run(TilePlace at, int, const Warp &warp) const {
+        if (Part != kKeys) return;
+        warp([&](int lane) { state.largest_of(cache(), at)[lane] = 0.0f; });
         if (at.head != 0 || at.tile != 0) return;
-        SequenceStep step = plan_lengths(params, at.batch);
-        team([&](int thread) {
-            const bool fits = has_records(cache(), at.batch, step.first_block, step.due, thread, kTeam);
-            scratch.low[thread] = fits ? 0.0f : 1.0f;
+        SequenceStep step = plan_sequence(plan, at.batch);
+        PerLane<bool> missing;
+        warp([&](int lane) {
+            missing[lane] = !has_records(cache(), at.batch, step.first_block, step.due, lane, kLanes);
         });
-        team([&](int thread) {
-            if (thread != 0) return;
-            for (const float missing : scratch.low) step.flags |= missing != 0.0f ? kFlagCapacity : 0;
-            if (step.flags != 0) step.fresh = step.due = 0;
+        if (any_lane(missing)) step.flags |= kFlagCapacity;
+        if (step.flags != 0) step.fresh = step.due = 0;
+        warp([&](int lane) {
+            if (lane != 0) return;
             raise_flags(cache(), step.flags);
             state.step_B[at.batch] = step;
         });
@@ -137,64 +60,131 @@ struct PlanAppend : Work {
 // Largest magnitude of every key channel over kBlocksPerLambdaRow blocks.
 struct FindLargest : Work {
     BulkState state;
-    INNERQ_HD void operator()(TilePlace at, int row, TileScratch &scratch, const Team &team) const {
+    WindowPlan plan;
+
+    template <int Part>
+    INNERQ_HD void run(TilePlace at, int row, const Warp &warp) const {
         const SequenceStep &step = state.step_B[at.batch];
         const int first = row * kBlocksPerLambdaRow;
-        if (at.part != kKeys || !fixes_lambda(cache(), step) || first >= step.due) return;
+        if (Part != kKeys || !fixes_lambda(cache(), step) || first >= step.due) return;
         const int end = first + kBlocksPerLambdaRow < step.due ? first + kBlocksPerLambdaRow : step.due;
-        PerThread<float> largest;
-        team([&](int thread) { largest[thread] = 0.0f; });
         for (int block = first; block < end; ++block) {
-            team([&](int thread) { load_tokens(params, step, at, block, scratch, thread); });
-            team([&](int thread) {
-                find_largest(scratch, cache().bf16, thread);
-                largest[thread] = fmaxf(largest[thread], scratch.high[thread]);
+            PerLane<LaneTile> tiles;
+            warp([&](int lane) {
+                Activations block_of_lane;
+                load_block<Part>(plan, at, WindowRows(plan, at, run_channel<Part>(lane)), cache().sink + kGroup * block,
+                                 step.past, block, lane, block_of_lane);
+                read_tile<Part>(block_of_lane, cache().bf16, tiles[lane]);
+            });
+            PerLane<Numbers<kOfGroup>> largest = largest_keys(warp, tiles);
+            warp([&](int lane) {
+                if (lane >= 4) return;
+                for (int k = 0; k < kOfGroup; ++k)
+                    raise_largest(state.largest_of(cache(), at) + run_channel<kKeys>(lane) + k, largest[lane].of[k]);
             });
         }
-        team([&](int thread) { raise_largest(state.largest_of(cache(), at) + group_of(thread), largest[thread]); });
     }
 };
 
+template <class Kind>
 struct FlushBlocks : Work {
     BulkState state;
-    INNERQ_HD void operator()(TilePlace at, int row, TileScratch &scratch, const Team &team) const {
+    WindowPlan plan;
+
+    template <int Part>
+    INNERQ_HD void run(TilePlace at, int row, const Warp &warp) const {
         const SequenceStep &step = state.step_B[at.batch];
         if (row >= step.due) return;
         const int block = step.first_block + row;
-        const bool fixes = fixes_lambda(cache(), step);
-        team([&](int thread) {
-            const bool scales = at.part == kKeys && cache().learns_lambda && thread < 32;
-            uint16_t lambda = 0;
-            if (scales && fixes) lambda = lambda_of(state.largest_of(cache(), at)[thread]);
-            if (scales && !fixes) lambda = *lambda_place(cache(), at, thread);
-            load_tokens(params, step, at, block, scratch, thread);
-            if (!scales) return;
-            if (fixes && row == 0) *lambda_place(cache(), at, thread) = lambda;
-            keep_lambda(scratch, thread, lambda);
+        PerLane<LaneTile> tiles;
+        warp([&](int lane) {
+            Activations block_of_lane;
+            LaneLambda lambda;
+            const bool divides = Part == kKeys && cache().learns_lambda;
+            if (divides) read_lambda(lambda_of_lane(at, step, row, lane), lambda);
+            load_block<Part>(plan, at, WindowRows(plan, at, run_channel<Part>(lane)), cache().sink + kGroup * block,
+                             step.past, block, lane, block_of_lane);
+            read_tile<Part>(block_of_lane, cache().bf16, tiles[lane]);
+            if (divides) normalise(tiles[lane], lambda, cache().bf16);
         });
-        uint8_t *record = record_of(cache(), at.batch, at.head, block);
-        TileFlush{cache(), at, parts_of(cache(), record, at.part), scratch}.run(team);
+        const TileParts parts = parts_of(cache(), record_of(cache(), at.batch, at.head, block), Part);
+        TileFlush<Part, Kind::kChooses>{parts, at.tile, warp, tiles, Part == kKeys && cache().learns_lambda}.run();
+    }
+
+    INNERQ_HD Chunk lambda_of_lane(TilePlace at, const SequenceStep &step, int row, int lane) const {
+        const int channel = run_channel<kKeys>(lane);
+        if (!fixes_lambda(cache(), step)) return load_chunk(lambda_place(cache(), at) + channel);
+        const float *largest = state.largest_of(cache(), at) + channel;
+        float of_lane[kOfGroup];
+        INNERQ_UNROLL
+        for (int k = 0; k < kOfGroup; ++k) of_lane[k] = largest[k];
+        const Chunk lambda = lambda_of(of_lane);
+        if (row == 0 && lane < 4) store_chunk(lambda_place(cache(), at) + channel, lambda);
+        return lambda;
     }
 };
 
 // Every window slot pulls its newest token, if that is a new one.
 struct FillWindow : Work {
     BulkState state;
-    INNERQ_HD void operator()(TilePlace at, int row, TileScratch &, const Team &team) const {
+
+    template <int Part>
+    INNERQ_HD void run(TilePlace at, int row, const Warp &warp) const {
         const SequenceStep &step = state.step_B[at.batch];
-        team([&](int thread) {
-            for (int k = 0; k < kChunkShare; ++k) {
-                const ChunkPlace place = chunk_of(thread, k);
-                const int slot = kGroup * row + place.token;
+        if (step.fresh == 0) return;
+        warp([&](int lane) {
+            for (int i = lane / 4; i < kGroup; i += kLanes / 4) {
+                const int slot = kGroup * row + i, channel = 8 * (lane % 4);
                 if (slot >= cache().window_slots) continue;
                 const int token = newest_token(cache(), slot, step.past + step.fresh);
-                if (token < step.past || step.fresh == 0) continue;
-                store_chunk(slot_row(cache(), at, slot) + place.channel,
-                            load_chunk(new_row(params, at, token - step.past) + place.channel));
+                if (token < step.past) continue;
+                const uint16_t *from = new_row(Part == kKeys ? params.key : params.value, at, token - step.past);
+                store_chunk(slot_row(cache(), at, slot) + channel, load_chunk(from + channel));
             }
         });
     }
 };
+
+bool chooses(const CacheParams &cache) { return cache.key_mode == kHybrid || cache.value_mode == kHybrid; }
+
+template <class Kind, int kRounds, bool kHeld>
+innerq_status launch_fused_as(const AppendParams &params, void *stream) {
+    return for_each_tile("append", FusedAppend<Kind, kRounds, kHeld>{WindowPlan(params), params}, 1, stream);
+}
+
+innerq_status launch_any(const AppendParams &params, void *stream) {
+    constexpr int kRounds = kFusedAppendTokens / kTokensOfRound;
+    return chooses(params.cache) ? launch_fused_as<Any<true>, kRounds, false>(params, stream)
+                                 : launch_fused_as<Any<false>, kRounds, false>(params, stream);
+}
+
+// By the first of the kernels that is compiled for the cache's bits and modes, or by one for all.
+template <class Kind, class... Kinds>
+innerq_status launch_compiled(const AppendParams &params, void *stream) {
+    if (Kind::is(params.cache)) return launch_fused_as<Kind, 1, true>(params, stream);
+    if constexpr (sizeof...(Kinds) != 0) {
+        return launch_compiled<Kinds...>(params, stream);
+    } else {
+        return launch_any(params, stream);
+    }
+}
+
+template <bool kBf16>
+innerq_status launch_preset(const AppendParams &params, void *stream) {
+    constexpr int kFull = kSymmetricFull, kPlain = kSymmetric;
+    return launch_compiled<Compiled<3, kFull, 3, kFull, kBf16>,    // balanced
+                           Compiled<3, kFull, 2, kFull, kBf16>,    // compact
+                           Compiled<4, kFull, 4, kFull, kBf16>,    // quality
+                           Compiled<3, kPlain, 3, kPlain, kBf16>,  // base
+                           Compiled<3, kPlain, 2, kPlain, kBf16>,  // small
+                           Compiled<3, kPlain, 2, kHybrid, kBf16>>(params, stream);
+}
+
+innerq_status launch_fused(const AppendParams &params, void *stream) {
+    const int recent = params.cache.ring - kGroup;
+    if (params.tokens > kTokensOfRound || params.tokens > recent) return launch_any(params, stream);
+    return params.cache.bf16 ? launch_preset<true>(params, stream) : launch_preset<false>(params, stream);
+}
 
 }  // namespace
 
@@ -205,16 +195,19 @@ size_t append_workspace_bytes(const CacheParams &cache, int tokens) {
 }
 
 innerq_status launch_append(const AppendParams &params, void *workspace, void *stream) {
-    if (params.tokens <= kFusedAppendTokens) return for_each_place("append", FusedAppend{{params}}, 1, stream);
+    if (params.tokens <= kFusedAppendTokens) return launch_fused(params, stream);
     const BulkState state = bulk_state(params.cache, workspace);
+    const WindowPlan plan(params);
     const int64_t blocks = (int64_t{params.tokens} + kGroup - 1) / kGroup;
     const int64_t slots = (int64_t{params.cache.window_slots} + kGroup - 1) / kGroup;
     const int64_t lambda_rows = (blocks + kBlocksPerLambdaRow - 1) / kBlocksPerLambdaRow;
-    INNERQ_TRY(for_each_place("append: plan", PlanAppend{{params}, state}, 1, stream));
+    INNERQ_TRY(for_each_tile("append: plan", PlanAppend{{params}, state, plan}, 1, stream));
     if (params.cache.learns_lambda)
-        INNERQ_TRY(for_each_place("append: lambda", FindLargest{{params}, state}, lambda_rows, stream));
-    INNERQ_TRY(for_each_place("append: quantise", FlushBlocks{{params}, state}, blocks, stream));
-    return for_each_place("append: window", FillWindow{{params}, state}, slots, stream);
+        INNERQ_TRY(for_each_tile("append: lambda", FindLargest{{params}, state, plan}, lambda_rows, stream));
+    INNERQ_TRY(chooses(params.cache)
+                   ? for_each_tile("append: quantise", FlushBlocks<Any<true>>{{params}, state, plan}, blocks, stream)
+                   : for_each_tile("append: quantise", FlushBlocks<Any<false>>{{params}, state, plan}, blocks, stream));
+    return for_each_tile("append: window", FillWindow{{params}, state}, slots, stream);
 }
 
 }  // namespace innerq

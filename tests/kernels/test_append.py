@@ -33,10 +33,13 @@ def test_every_mode_and_width(kernels, bit, mode, dtype):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize("head_dim", [64, 128, 256])
-def test_presets(kernels, name, head_dim):
-    pair = SideBySide(kernels, PRESETS[name], head_dim=head_dim, batch=1, heads=1)
-    for tokens in (191, 1, 2, 31, 70):
+@pytest.mark.parametrize(
+    ("head_dim", "dtype"), [(64, torch.float16), (128, torch.float16), (256, torch.float16), (128, torch.bfloat16)]
+)
+def test_presets(kernels, name, head_dim, dtype):
+    """Steps of up to 8 tokens run kernels that are compiled for the preset, of which three flush here."""
+    pair = SideBySide(kernels, PRESETS[name], head_dim=head_dim, batch=1, heads=1, dtype=dtype)
+    for tokens in (150, 3, 8, 30, 1, 2, 26, 8, 31, 70):
         pair.append(pair.random(tokens, 1), pair.random(tokens, 2))
         pair.check()
 

@@ -1,10 +1,11 @@
 // Append: new tokens into the window, due blocks into records (SPEC sections 2, 4, 5, 7).
 //
-// The unit of work is one tile place (sequence, head, keys or values, 32 channels). It touches nothing that another
-// unit touches, so within one launch a unit may overwrite window slots as soon as it has read them.
+// The unit of work is one tile place (sequence, head, keys or values, 32 channels), a warp's. It touches nothing that
+// another unit touches, so within one launch a unit may overwrite window slots as soon as it has read them.
 #pragma once
 
 #include "innerq/flush.cuh"
+#include "innerq/window.cuh"
 
 namespace innerq {
 
@@ -28,13 +29,19 @@ INNERQ_HD inline bool has_records(const CacheParams &cache, int batch, int first
     return true;
 }
 
+// Why a sequence may not be written: innerq_flag, or 0.
+INNERQ_HD inline int flags_of(const WindowPlan &plan, int past, int fresh) {
+    const bool valid = past >= 0 && fresh >= 0 && fresh <= plan.tokens && past <= kMaxLength - fresh;
+    return valid ? 0 : kFlagLength;
+}
+
 // The plan of one sequence, its pages not yet looked at.
-INNERQ_HD inline SequenceStep plan_lengths(const AppendParams &params, int batch) {
-    const int past = params.past_length_B[batch];
-    const int fresh = params.new_length_B != nullptr ? params.new_length_B[batch] : params.tokens;
-    if (past < 0 || fresh < 0 || fresh > params.tokens || past > kMaxLength - fresh) return {0, 0, 0, 0, kFlagLength};
-    const int first = static_cast<int>(blocks_of(params.cache, past));
-    return {past, fresh, first, static_cast<int>(blocks_of(params.cache, past + fresh)) - first, 0};
+INNERQ_HD inline SequenceStep plan_sequence(const WindowPlan &plan, int batch) {
+    const int past = plan.past_length_B[batch];
+    const int fresh = plan.new_length_B != nullptr ? plan.new_length_B[batch] : plan.tokens;
+    const int flags = flags_of(plan, past, fresh), first = plan.blocks_of(past);
+    if (flags != 0) return {0, 0, 0, 0, flags};
+    return {past, fresh, first, plan.blocks_of(past + fresh) - first, 0};
 }
 
 // The first blocks of a sequence are the ones that fix lambda.
@@ -42,28 +49,59 @@ INNERQ_HD inline bool fixes_lambda(const CacheParams &cache, const SequenceStep 
     return cache.learns_lambda && step.first_block == 0 && step.due > 0;
 }
 
-INNERQ_HD inline const uint16_t *new_row(const AppendParams &params, TilePlace at, int token) {
-    return token_row(at.part == kKeys ? params.key : params.value, at.batch, at.head, token) + kGroup * at.tile;
+INNERQ_HD inline const uint16_t *new_row(const TokenParams &tokens, TilePlace at, int token) {
+    return token_row(tokens, at.batch, at.head, token) + kGroup * at.tile;
 }
 
 INNERQ_HD inline uint16_t *slot_row(const CacheParams &cache, TilePlace at, int slot) {
     return window_row(cache, at.batch, at.part, at.head, slot) + kGroup * at.tile;
 }
 
-// The thread's chunks of a block's tokens, from wherever they are before the window is overwritten.
-INNERQ_HD inline void load_tokens(const AppendParams &params, const SequenceStep &step, TilePlace at, int block,
-                                  TileScratch &scratch, int thread) {
-    ChunkSet chunks;
+// Lambda of channel 0 of a key tile.
+INNERQ_HD inline uint16_t *lambda_place(const CacheParams &cache, TilePlace at) {
+    return lambda_row(cache, at.batch, at.head) + kGroup * at.tile;
+}
+
+// The lane's activations of a block that the window holds; `rows` from the lane's first channel.
+template <int Part>
+INNERQ_HD inline void load_held(const WindowPlan &plan, const WindowRows &rows, int block, int lane, Activations &to) {
+    const int place = plan.place_of(kGroup * block);
     INNERQ_UNROLL
-    for (int k = 0; k < kChunkShare; ++k) {
-        const ChunkPlace place = chunk_of(thread, k);
-        const int token = params.cache.sink + kGroup * block + place.token;
-        const uint16_t *row = token >= step.past ? new_row(params, at, token - step.past)
-                                                 : slot_row(params.cache, at, slot_of(params.cache, token));
-        chunks.of[k] = load_chunk(row + place.channel);
+    for (int i = 0; i < kRuns<Part>; ++i) load_run<Part>(to, i, rows.row_behind(place, run_token<Part>(lane, i)));
+}
+
+// The same from wherever its tokens are before the window is overwritten: from `past` on they are new.
+template <int Part>
+INNERQ_HD inline void load_block(const WindowPlan &plan, TilePlace at, const WindowRows &rows, int first, int past,
+                                 int block, int lane, Activations &to) {
+    if (first + kGroup <= past) return load_held<Part>(plan, rows, block, lane, to);
+    const int place = plan.place_of(kGroup * block);
+    INNERQ_UNROLL
+    for (int i = 0; i < kRuns<Part>; ++i) {
+        const int token = run_token<Part>(lane, i), fresh = first + token - past;
+        const TokenParams &tokens = Part == kKeys ? plan.key : plan.value;
+        load_run<Part>(
+            to, i, fresh < 0 ? rows.row_behind(place, token) : new_row(tokens, at, fresh) + run_channel<Part>(lane));
     }
-    INNERQ_UNROLL
-    for (int k = 0; k < kChunkShare; ++k) store_chunk(scratch_chunk(scratch, chunk_of(thread, k)), chunks.of[k]);
+}
+
+// Sets bits of the cache's flag word.
+INNERQ_HD inline void raise_flags(const CacheParams &cache, int flags) {
+    if (flags == 0 || cache.flags == nullptr) return;
+#ifdef __CUDA_ARCH__
+    atomicOr(cache.flags, flags);
+#else
+    *cache.flags |= flags;
+#endif
+}
+
+// Magnitudes are not negative, so their bits are ordered like the numbers.
+INNERQ_HD inline void raise_largest(float *largest, float value) {
+#ifdef __CUDA_ARCH__
+    atomicMax(reinterpret_cast<unsigned *>(largest), float_bits(value));
+#else
+    if (value > *largest) *largest = value;
+#endif
 }
 
 // Newest token below `end` that belongs to a window slot, or -1.

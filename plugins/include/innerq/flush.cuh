@@ -1,216 +1,244 @@
-// Quantising one tile: activations in scratch -> codes, scales and zeros in the record (SPEC sections 4 and 5).
+// Quantising one tile by one warp, in registers: numbers -> codes, scales and zeros in the record (SPEC sections 4 and 5).
+// What a group must know of itself passes between the four lanes of a quad, nothing else between lanes.
 #pragma once
 
-#include "innerq/record.cuh"
+#include "innerq/fragment.cuh"
 
 namespace innerq {
 
-// Codes of a thread's share for one way to store the group.
-struct Share {
-    GroupFit fit;
-    float code[kShare];
-};
-
-// Below this, divide_by could round twice. fp16 numbers never are; bf16 numbers divide the long way.
-INNERQ_HD inline bool is_extreme(float x) { return x != 0.0f && fabsf(x) < 0x1p-60f; }
-
-// x / lambda of a key.
-INNERQ_HD inline float normalised(const TileScratch &scratch, float x, int channel, bool extreme) {
-    return extreme ? ieee::divide(x, scratch.lambda[channel])
-                   : ieee::divide_by(x, scratch.lambda[channel], scratch.inverse[channel]);
-}
-
-// The same for a thread's share; one decision for all keeps branches out of the common path.
-INNERQ_HD inline void normalise_share(const TileScratch &scratch, int thread, bool bf16, float (&x)[kShare]) {
-    bool extreme = false;
-    INNERQ_UNROLL
-    for (int k = 0; k < kShare; ++k) extreme |= bf16 && is_extreme(x[k]);
-    if (extreme) {
-        INNERQ_UNROLL
-        for (int k = 0; k < kShare; ++k) x[k] = normalised(scratch, x[k], element_of(thread, k), true);
-    } else {
-        INNERQ_UNROLL
-        for (int k = 0; k < kShare; ++k) x[k] = normalised(scratch, x[k], element_of(thread, k), false);
-    }
-}
-
-// Joins what the members of a group have left in `of_thread`, in order.
-template <class Join>
-INNERQ_HD inline float join_group(const float *of_thread, int group, const Join &join) {
-    float joined = of_thread[kMembers * group];
-    INNERQ_UNROLL
-    for (int member = 1; member < kMembers; ++member) joined = join(joined, of_thread[kMembers * group + member]);
-    return joined;
-}
-
-INNERQ_HD inline float low_of(const TileScratch &scratch, int group) {
-    return join_group(scratch.low, group, [](float a, float b) { return fminf(a, b); });
-}
-
-INNERQ_HD inline float high_of(const TileScratch &scratch, int group) {
-    return join_group(scratch.high, group, [](float a, float b) { return fmaxf(a, b); });
-}
-
-// Lambda of channel `thread` < 32 of a key tile, in the cache and in scratch.
-INNERQ_HD inline uint16_t *lambda_place(const CacheParams &cache, TilePlace at, int thread) {
-    return lambda_row(cache, at.batch, at.head) + kGroup * at.tile + thread;
-}
-
-INNERQ_HD inline void keep_lambda(TileScratch &scratch, int thread, uint16_t lambda) {
-    scratch.lambda[thread] = from_half(lambda);
-    scratch.inverse[thread] = ieee::inverse_of(scratch.lambda[thread]);
-}
-
-// Leaves the largest magnitude over the thread's tokens of one channel in scratch.high.
-INNERQ_HD inline void find_largest(TileScratch &scratch, bool bf16, int thread) {
-    float x[kShare], largest = 0.0f;
-    read_share(scratch, kValues, thread, bf16, x);
-    INNERQ_UNROLL
-    for (int k = 0; k < kShare; ++k) largest = fmaxf(largest, fabsf(x[k]));
-    scratch.high[thread] = largest;
-}
-
-// One tile of one record being made.
+// What the lanes of a quad find out together; lane q of it works for group q of each of its lanes.
+// kChooses: the mode may be hybrid.
+template <int Part, bool kChooses>
 struct TileFlush {
-    const CacheParams &cache;
-    TilePlace at;
-    TileParts parts;
-    TileScratch &scratch;
+    const TileParts &parts;
+    int tile;
+    const Warp &warp;
+    PerLane<LaneTile> &tiles;
+    bool divided;  // by lambda: numbers may have more than 11 bits
 
-    INNERQ_HD bool scaled() const { return at.part == kKeys && cache.learns_lambda; }
+    struct Raised {
+        float code[kGroups][kOfGroup];
+    };
+    // How the quad's groups are stored: of the lane's own group, and what its numbers need of all four.
+    struct Fits {
+        PerLane<GroupFit> own;
+        PerLane<Numbers<4>> divisor, inverse, scale, zero;
+    };
 
-    // The thread's numbers, keys divided by lambda. What the group must know of them goes to scratch.
-    INNERQ_HD void read(int thread, float (&x)[kShare]) const {
-        read_share(scratch, at.part, thread, cache.bf16, x);
-        if (scaled()) normalise_share(scratch, thread, cache.bf16, x);
-        parts.mode == kSymmetricFull ? leave_first_largest(thread, x) : leave_extremes(thread, x);
+    INNERQ_HD void run() const {
+        PerLane<float> low, high;
+        find_extremes(low, high);
+        if (kChooses && parts.mode == kHybrid) return run_hybrid(low, high);
+        const CodeRange range = range_of(parts.mode, parts.bits);
+        const bool asymmetric = parts.mode == kAsymmetric;
+        Fits fits;
+        fit(parts.mode, range, low, high, fits);
+        PerLane<Raised> raised;
+        quantise(fits, asymmetric, range, raised);
+        warp([&](int lane) {
+            store(lane, fits.own[lane].scale, fits.own[lane].zero, asymmetric);
+            store_raised(parts, tile, lane, raised[lane].code);
+        });
     }
 
-    INNERQ_HD void leave_extremes(int thread, const float (&x)[kShare]) const {
-        float low = x[0], high = x[0];
-        INNERQ_UNROLL
-        for (int k = 1; k < kShare; ++k) low = fminf(low, x[k]), high = fmaxf(high, x[k]);
-        scratch.low[thread] = low;
-        scratch.high[thread] = high;
-    }
-
-    // The first number of largest magnitude, and its index in the group.
-    INNERQ_HD void leave_first_largest(int thread, const float (&x)[kShare]) const {
-        float largest = x[0];
-        int first = 0;
-        INNERQ_UNROLL
-        for (int k = 1; k < kShare; ++k) {
-            const bool larger = fabsf(x[k]) > fabsf(largest);
-            largest = larger ? x[k] : largest;
-            first = larger ? k : first;
-        }
-        scratch.high[thread] = largest;
-        scratch.low[thread] = static_cast<float>(element_of(thread, first));
-    }
-
-    INNERQ_HD float first_largest(int group) const {
-        const float *largest = scratch.high + kMembers * group, *index = scratch.low + kMembers * group;
-        int best = 0;
-        INNERQ_UNROLL
-        for (int member = 1; member < kMembers; ++member) {
-            const float a = fabsf(largest[member]), b = fabsf(largest[best]);
-            if (a > b || (a == b && index[member] < index[best])) best = member;
-        }
-        return largest[best];
-    }
-
-    INNERQ_HD GroupFit fit(int mode, int group) const {
-        if (mode == kSymmetricFull) return fit_symmetric_full(first_largest(group), parts.bits);
-        const float low = low_of(scratch, group), high = high_of(scratch, group);
-        if (mode == kAsymmetric) return fit_asymmetric(low, high, parts.bits);
-        return fit_symmetric(fmaxf(fabsf(low), fabsf(high)), parts.bits);
-    }
-
-    INNERQ_HD Share quantise(int mode, int thread, const float (&x)[kShare]) const {
-        Share share;
-        share.fit = fit(mode, group_of(thread));
-        INNERQ_UNROLL
-        for (int k = 0; k < kShare; ++k) share.code[k] = code_of(x[k], share.fit);
-        return share;
-    }
-
-    // Sum of the thread's errors in the order of SPEC section 4: numbers 16 apart first, kMembers apart last.
-    INNERQ_HD static float error_sum(const float (&x)[kShare], const Share &share) {
-        float error[kShare];
-        INNERQ_UNROLL
-        for (int k = 0; k < kShare; ++k) error[k] = error_of(x[k], share.code[k], share.fit);
-        add_halves(error);
-        return error[0];
-    }
-
-    // The rest of that order, over the sums of the group's members.
-    INNERQ_HD static float group_sum(const float *sum_of_thread, int group) {
-        float sum[kMembers];
-        INNERQ_UNROLL
-        for (int member = 0; member < kMembers; ++member) sum[member] = sum_of_thread[kMembers * group + member];
-        add_halves(sum);
-        return sum[0];
-    }
-
-    // x[i] += x[i + n / 2], then n / 4, ... until x[0] holds the sum; n a power of two up to 32.
-    template <int n>
-    INNERQ_HD static void add_halves(float (&x)[n]) {
-        INNERQ_UNROLL
-        for (int step = 0; step < 5; ++step) {
+    INNERQ_HD void find_extremes(PerLane<float> &low, PerLane<float> &high) const {
+        PerLane<Numbers<4>> lows, highs;
+        warp([&](int lane) {
             INNERQ_UNROLL
-            for (int i = 0; i < n / 2; ++i)
-                if (i < (n / 2) >> step) x[i] = ieee::add(x[i], x[i + ((n / 2) >> step)]);
-        }
+            for (int sub = 0; sub < kGroups; ++sub) {
+                const float (&x)[kOfGroup] = tiles[lane].x[sub];
+                float least = x[0], most = x[0];
+                INNERQ_UNROLL
+                for (int k = 1; k < kOfGroup; ++k) least = fminf(least, x[k]), most = fmaxf(most, x[k]);
+                lows[lane].of[sub] = least;
+                highs[lane].of[sub] = most;
+            }
+        });
+        low = join_over_quad(warp, lows, [](float a, float b) { return fminf(a, b); });
+        high = join_over_quad(warp, highs, [](float a, float b) { return fmaxf(a, b); });
     }
 
-    INNERQ_HD void store(int thread, const Share &share, bool asymmetric) const {
-        INNERQ_UNROLL
-        for (int k = 0; k < kShare; ++k)
-            group_code(scratch, at.part, group_of(thread), element_of(thread, k)) =
-                stored_code(share.code[k], asymmetric, parts.bits);
-        if (member_of(thread) == 0)
-            store_scale(parts, at.part, at.tile, group_of(thread), scale_of(share.fit, asymmetric, parts.mode));
+    INNERQ_HD void fit(int mode, const CodeRange &range, PerLane<float> &low, PerLane<float> &high, Fits &fits) const {
+        PerLane<float> largest;
+        if (mode == kSymmetricFull) find_first_largest(low, high, largest);
+        PerLane<float> divisor, inverse, scale, zero;
+        warp([&](int lane) {
+            const float least = low[lane], most = high[lane];
+            GroupFit &own = fits.own[lane];
+            if (mode == kAsymmetric) {
+                own = fit_asymmetric(least, most, range);
+            } else {
+                own = fit_symmetric(mode == kSymmetricFull ? -largest[lane] : fmaxf(fabsf(least), fabsf(most)), range);
+            }
+            divisor[lane] = own.divisor, inverse[lane] = own.inverse, scale[lane] = own.scale, zero[lane] = own.zero;
+        });
+        fits.divisor = of_quad(divisor);
+        fits.inverse = of_quad(inverse);
+        if (kChooses && parts.mode == kHybrid) fits.scale = of_quad(scale);
+        if (mode == kAsymmetric) fits.zero = of_quad(zero);
     }
 
-    INNERQ_HD void run(const Team &team) const {
-        struct Numbers {
-            float x[kShare];
-        };
-        PerThread<Numbers> numbers;
-        team([&](int thread) { read(thread, numbers[thread].x); });
-        if (parts.mode == kHybrid) {
-            run_hybrid(team, numbers);
+    // The number of largest magnitude; of two with different signs the first.
+    INNERQ_HD void find_first_largest(PerLane<float> &low, PerLane<float> &high, PerLane<float> &largest) const {
+        PerLane<bool> tie;
+        warp([&](int lane) {
+            largest[lane] = high[lane] > -low[lane] ? high[lane] : low[lane];
+            tie[lane] = high[lane] == -low[lane];
+        });
+        if (!INNERQ_RARELY(any_lane(tie))) return;
+        const PerLane<float> first = find_first(of_quad(high));
+        PerLane<float> found = first;
+        warp([&](int lane) {
+            if (tie[lane]) largest[lane] = copysignf(high[lane], found[lane]);
+        });
+    }
+
+    // For the lane's group: 1 + index of the first number of magnitude `largest`, with that number's sign.
+    INNERQ_HD PerLane<float> find_first(PerLane<Numbers<4>> largest) const {
+        PerLane<Numbers<4>> first;
+        warp([&](int lane) {
+            INNERQ_UNROLL
+            for (int sub = 0; sub < kGroups; ++sub) {
+                float best = 99.0f;
+                INNERQ_UNROLL
+                for (int k = kOfGroup - 1; k >= 0; --k) {
+                    const float x = tiles[lane].x[sub][k];
+                    if (fabsf(x) == largest[lane].of[sub])
+                        best = copysignf(static_cast<float>(1 + index_of(lane, k)), x);
+                }
+                first[lane].of[sub] = best;
+            }
+        });
+        return join_over_quad(warp, first, [](float a, float b) { return fabsf(a) < fabsf(b) ? a : b; });
+    }
+
+    // Index in its group of a lane's number k.
+    INNERQ_HD static int index_of(int lane, int k) {
+        return Part == kKeys ? key_slot_channel(lane, k / 2, k % 2) : value_slot_token(lane, k / 2, k % 2);
+    }
+
+    INNERQ_HD void quantise(Fits &fits, bool asymmetric, const CodeRange &range, PerLane<Raised> &raised) const {
+        if (asymmetric) {
+            quantise_by(raised, [&](int lane, int sub, float x) {
+                return raised_code(ieee::subtract(x, fits.zero[lane].of[sub]), fits.divisor[lane].of[sub],
+                                   fits.inverse[lane].of[sub], range);
+            });
+        } else if (Part == kKeys && divided) {
+            quantise_by(raised, [&](int lane, int sub, float x) {
+                return raised_code(x, fits.divisor[lane].of[sub], fits.inverse[lane].of[sub], range);
+            });
         } else {
-            team([&](int thread) {
-                store(thread, quantise(parts.mode, thread, numbers[thread].x), parts.mode == kAsymmetric);
+            quantise_by(raised, [&](int lane, int sub, float x) {
+                return raised_code_of_short(x, fits.divisor[lane].of[sub], fits.inverse[lane].of[sub], range);
             });
         }
-        team([&](int thread) {
-            if (thread < 32) store_codes(parts, scratch, at.part, at.tile, thread);
+    }
+
+    template <class Quantise>
+    INNERQ_HD void quantise_by(PerLane<Raised> &raised, const Quantise &quantise) const {
+        warp([&](int lane) {
+            INNERQ_UNROLL
+            for (int i = 0; i < kGroups * kOfGroup; ++i)
+                raised[lane].code[i / kOfGroup][i % kOfGroup] =
+                    quantise(lane, i / kOfGroup, tiles[lane].x[i / kOfGroup][i % kOfGroup]);
         });
+    }
+
+    // Errors are of codes within their range.
+    INNERQ_HD void clamp(const CodeRange &range, PerLane<Raised> &raised) const {
+        warp([&](int lane) {
+            INNERQ_UNROLL
+            for (int i = 0; i < kGroups * kOfGroup; ++i) {
+                float &code = raised[lane].code[i / kOfGroup][i % kOfGroup];
+                code = clamped(code, range);
+            }
+        });
+    }
+
+    INNERQ_HD void store(int lane, float scale, float zero, bool asymmetric) const {
+        const int own = lane % 4, group = Part == kKeys ? key_slot_token(lane, own) : value_slot_channel(lane, own);
+        store_scale(parts, Part, tile, group, scale_of(scale, zero, asymmetric, parts.mode));
     }
 
     // Both ways side by side; the smaller sum of errors wins, symmetric on a tie.
-    template <class Numbers>
-    INNERQ_HD void run_hybrid(const Team &team, Numbers &numbers) const {
-        PerThread<Share> symmetric, asymmetric;
-        team([&](int thread) {
-            symmetric[thread] = quantise(kSymmetric, thread, numbers[thread].x);
-            asymmetric[thread] = quantise(kAsymmetric, thread, numbers[thread].x);
-        });
-        team([&](int thread) {
-            scratch.low[thread] = error_sum(numbers[thread].x, symmetric[thread]);
-            scratch.high[thread] = error_sum(numbers[thread].x, asymmetric[thread]);
-        });
-        team([&](int thread) {
-            const int group = group_of(thread);
-            const bool better = group_sum(scratch.high, group) < group_sum(scratch.low, group);
-            Share &chosen = symmetric[thread], &other = asymmetric[thread];
-            chosen.fit.scale = better ? other.fit.scale : chosen.fit.scale;
-            chosen.fit.zero = better ? other.fit.zero : chosen.fit.zero;
+    INNERQ_HD void run_hybrid(PerLane<float> &low, PerLane<float> &high) const {
+        const CodeRange range = range_of(kSymmetric, parts.bits), other_range = range_of(kAsymmetric, parts.bits);
+        Fits fits, other_fits;
+        fit(kSymmetric, range, low, high, fits);
+        fit(kAsymmetric, other_range, low, high, other_fits);
+        PerLane<Raised> raised, other;
+        quantise(fits, false, range, raised);
+        quantise(other_fits, true, other_range, other);
+        clamp(range, raised);
+        clamp(other_range, other);
+        PerLane<Numbers<4>> sum = error_sums(fits, false, range, raised);
+        PerLane<Numbers<4>> other_sum = error_sums(other_fits, true, other_range, other);
+        warp([&](int lane) {
+            const GroupFit &own = fits.own[lane], &other_own = other_fits.own[lane];
+            bool better = false;
             INNERQ_UNROLL
-            for (int k = 0; k < kShare; ++k) chosen.code[k] = better ? other.code[k] : chosen.code[k];
-            store(thread, chosen, better);
+            for (int sub = 0; sub < kGroups; ++sub) {
+                const bool wins = other_sum[lane].of[sub] < sum[lane].of[sub];
+                INNERQ_UNROLL
+                for (int k = 0; k < kOfGroup; ++k)
+                    raised[lane].code[sub][k] = wins ? other[lane].code[sub][k] : raised[lane].code[sub][k];
+                better = lane % 4 == sub ? wins : better;
+            }
+            store(lane, better ? other_own.scale : own.scale, better ? other_own.zero : own.zero, better);
+            store_raised(parts, tile, lane, raised[lane].code);
+        });
+    }
+
+    // Sums of the groups' errors in the order of SPEC section 4: numbers 16 apart first, then 8, 4, 2, 1.
+    INNERQ_HD PerLane<Numbers<4>> error_sums(Fits &fits, bool asymmetric, const CodeRange &range,
+                                             PerLane<Raised> &raised) const {
+        PerLane<Numbers<4>> sums;
+        INNERQ_UNROLL
+        for (int sub = 0; sub < kGroups; ++sub) {
+            PerLane<Numbers<kOfGroup>> error;
+            warp([&](int lane) {
+                INNERQ_UNROLL
+                for (int k = 0; k < kOfGroup; ++k)
+                    error[lane].of[k] =
+                        error_of(tiles[lane].x[sub][k], raised[lane].code[sub][k], fits.scale[lane].of[sub],
+                                 asymmetric ? fits.zero[lane].of[sub] : 0.0f, range);
+            });
+            if (Part == kKeys) {  // channels 16 and 8 apart are two lanes and one lane apart
+                add_over<kOfGroup>(error, 2);
+                add_over<kOfGroup>(error, 1);
+                add_within<4>(error), add_within<2>(error), add_within<1>(error);
+            } else {  // tokens 16 and 8 apart are the lane's own, 4 and 2 are two lanes and one lane apart
+                add_within<4>(error), add_within<2>(error);
+                add_over<2>(error, 2);
+                add_over<2>(error, 1);
+                add_within<1>(error);
+            }
+            warp([&](int lane) { sums[lane].of[sub] = error[lane].of[0]; });
+        }
+        return sums;
+    }
+
+    // x[i] += x[i + n] of the lane.
+    template <int n>
+    INNERQ_HD void add_within(PerLane<Numbers<kOfGroup>> &x) const {
+        warp([&](int lane) {
+            INNERQ_UNROLL
+            for (int i = 0; i < n; ++i) x[lane].of[i] = ieee::add(x[lane].of[i], x[lane].of[i + n]);
+        });
+    }
+
+    // x[i] += x[i] of lane ^ mask, the first n.
+    template <int n>
+    INNERQ_HD void add_over(PerLane<Numbers<kOfGroup>> &x, int mask) const {
+        PerLane<Numbers<n>> there;
+        warp([&](int lane) {
+            INNERQ_UNROLL
+            for (int i = 0; i < n; ++i) there[lane].of[i] = x[lane].of[i];
+        });
+        exchange(there, mask);
+        warp([&](int lane) {
+            INNERQ_UNROLL
+            for (int i = 0; i < n; ++i) x[lane].of[i] = ieee::add(x[lane].of[i], there[lane].of[i]);
         });
     }
 };

@@ -18,6 +18,9 @@
 #define INNERQ_UNROLL
 #endif
 
+// A condition that decides seldom: what it guards is kept out of the way.
+#define INNERQ_RARELY(condition) __builtin_expect(!!(condition), 0)
+
 namespace innerq {
 
 // IEEE fp32, round to nearest even, never contracted into a fused multiply-add.
@@ -92,6 +95,27 @@ INNERQ_HD inline uint32_t float_bits(float value) {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
     return bits;
+}
+
+// Low halves of two words, the first one's below.
+INNERQ_HD inline uint32_t low_halves(uint32_t low, uint32_t high) {
+#ifdef __CUDA_ARCH__
+    return __byte_perm(low, high, 0x5410);
+#else
+    return (low & 0xffffu) | (high << 16);
+#endif
+}
+
+// Both halves of a word, as signed numbers, brought into low .. high.
+INNERQ_HD inline uint32_t clamp_halves(uint32_t halves, int low, int high) {
+#ifdef __CUDA_ARCH__
+    if (low == 0) return __vimin_s16x2_relu(halves, 0x10001u * high);
+    return __vmins2(__vmaxs2(halves, 0x10001u * low), 0x10001u * high);
+#else
+    const int a = static_cast<int16_t>(halves), b = static_cast<int16_t>(halves >> 16);
+    const uint32_t c = a < low ? low : a > high ? high : a, d = b < low ? low : b > high ? high : b;
+    return c | (d << 16);
+#endif
 }
 
 INNERQ_HD inline float bits_float(uint32_t bits) {

@@ -15,63 +15,74 @@ struct GroupScale {
 
 INNERQ_HD constexpr bool has_zeros(int mode) { return mode == kAsymmetric || mode == kHybrid; }
 
-// How one mode would store a group: value = code * scale + zero, code in [lowest, highest]. A scale of 0 leaves code 0
-// alone, with a divisor that harms nothing.
-struct GroupFit {
-    float scale, zero, lowest, highest, divisor, inverse;
+// Codes of a mode: lowest .. highest, stored as code + offset. `most`: what the number that fixes the scale is in codes.
+struct CodeRange {
+    float lowest, highest, offset, most, inverse_of_most;
 };
 
-INNERQ_HD inline GroupFit make_fit(float scale, float zero, float lowest, float highest) {
-    const float rounded = from_half(to_half(scale));
-    if (rounded == 0.0f) return {rounded, zero, 0.0f, 0.0f, 1.0f, 1.0f};
-    return {rounded, zero, lowest, highest, rounded, ieee::inverse_of(rounded)};
+INNERQ_HD inline CodeRange range_of(int mode, int bits) {
+    const float half = static_cast<float>(1 << (bits - 1)), most = mode == kAsymmetric      ? 2.0f * half - 1.0f
+                                                                   : mode == kSymmetricFull ? half
+                                                                                            : half - 1.0f;
+    const float inverse = ieee::inverse_of(most);
+    if (mode == kAsymmetric) return {0.0f, most, 0.0f, most, inverse};
+    return {-most, half - 1.0f, half, most, inverse};
 }
 
-// length / count, exactly where it does not vanish in fp16.
-INNERQ_HD inline float steps_of(float length, float count) {
-    return ieee::divide_by(length, count, ieee::inverse_of(count));
+// How one mode would store a group: value = code * scale + zero. A code is (x - zero) / divisor, rounded; the divisor is
+// the scale, or where that is 0 a number that leaves code 0 alone.
+struct GroupFit {
+    float scale, zero, divisor, inverse;
+};
+
+// `length`: what `range.most` codes span.
+INNERQ_HD inline GroupFit make_fit(float length, float zero, const CodeRange &range) {
+    const float steps = ieee::divide_by(length, range.most, range.inverse_of_most);
+    const float scale = from_half(to_half(steps)), divisor = scale == 0.0f ? 0x1p100f : scale;
+    return {scale, zero, divisor, ieee::inverse_of(divisor)};
 }
 
-// `largest`: largest magnitude of the group.
-INNERQ_HD inline GroupFit fit_symmetric(float largest, int bits) {
-    const float highest = static_cast<float>((1 << (bits - 1)) - 1);
-    return make_fit(steps_of(largest, highest), 0.0f, -highest, highest);
-}
-
-// `first_largest`: the first number of largest magnitude.
-INNERQ_HD inline GroupFit fit_symmetric_full(float first_largest, int bits) {
-    const float steps = static_cast<float>(1 << (bits - 1));
-    return make_fit(steps_of(-first_largest, steps), 0.0f, -steps, steps - 1.0f);
+// `largest`: largest magnitude of the group; for symmetric_full minus the first number of largest magnitude.
+INNERQ_HD inline GroupFit fit_symmetric(float largest, const CodeRange &range) {
+    return make_fit(largest, 0.0f, range);
 }
 
 // Scale and zero are never -0 here: which zero a minimum of signed zeros returns is nobody's promise.
-INNERQ_HD inline GroupFit fit_asymmetric(float low, float high, int bits) {
-    const float highest = static_cast<float>((1 << bits) - 1);
-    const float range = ieee::add(ieee::subtract(high, low), 0.0f);
-    const float zero = ieee::add(from_half(to_half(low)), 0.0f);
-    return make_fit(steps_of(range, highest), zero, 0.0f, highest);
+INNERQ_HD inline GroupFit fit_asymmetric(float low, float high, const CodeRange &range) {
+    const float length = ieee::add(ieee::subtract(high, low), 0.0f);
+    return make_fit(length, ieee::add(from_half(to_half(low)), 0.0f), range);
 }
 
-// NaN ends at `lowest`, so a code is always in range. Bounds are integers: clamping before rounding gives what
-// clamping after it gives.
-INNERQ_HD inline float code_of(float x, const GroupFit &fit) {
-    const float steps = ieee::divide_by(ieee::subtract(x, fit.zero), fit.divisor, fit.inverse);
-    return ieee::round_even(fminf(fmaxf(steps, fit.lowest), fit.highest));
+// A code plus offset plus kRounder: the stored code, not yet clamped, in the low half of the number's bits. Bounds are
+// integers: clamping after rounding gives what clamping before it gives.
+INNERQ_HD inline float raised_code(float x, const float divisor, float inverse, const CodeRange &range) {
+    return ieee::add(ieee::divide_by(x, divisor, inverse), range.offset + ieee::kRounder);
 }
 
-INNERQ_HD inline float error_of(float x, float code, const GroupFit &fit) {
-    return fabsf(ieee::subtract(x, ieee::add(ieee::multiply(code, fit.scale), fit.zero)));
+// The same for x with 11 bits at most, as activations have: a quotient of 11 bits by 11 is a half of an odd number or
+// 2^-12 away from all of them, so it may be rounded to multiples of 2^-14 first, which mends what the inverse lacks.
+INNERQ_HD inline float raised_code_of_short(float x, const float divisor, float inverse, const CodeRange &range) {
+#ifdef __CUDA_ARCH__
+    constexpr float kSnap = 768.0f;  // the last place of numbers around it is 2^-14
+    return ieee::add(__fmaf_rn(x, inverse, kSnap), range.offset + (ieee::kRounder - kSnap));
+#else
+    return raised_code(x, divisor, inverse, range);
+#endif
 }
 
-// The byte a code is stored as: code + 2^(bits-1) for symmetric groups, the code itself for asymmetric ones.
-INNERQ_HD inline uint8_t stored_code(float code, bool asymmetric, int bits) {
-    const float offset = asymmetric ? 0.0f : static_cast<float>(1 << (bits - 1));
-    return static_cast<uint8_t>(float_bits(ieee::add(code, offset + ieee::kRounder)));
+INNERQ_HD inline float clamped(float raised, const CodeRange &range) {
+    const float zero = range.offset + ieee::kRounder;
+    return fminf(fmaxf(raised, zero + range.lowest), zero + range.highest);
 }
 
-INNERQ_HD inline GroupScale scale_of(const GroupFit &fit, bool asymmetric, int mode) {
+INNERQ_HD inline float error_of(float x, float raised, float scale, float zero, const CodeRange &range) {
+    const float code = ieee::subtract(raised, range.offset + ieee::kRounder);
+    return fabsf(ieee::subtract(x, ieee::add(ieee::multiply(code, scale), zero)));
+}
+
+INNERQ_HD inline GroupScale scale_of(float scale, float zero, bool asymmetric, int mode) {
     const uint16_t sign = mode == kHybrid && asymmetric ? 0x8000u : 0u;
-    return {static_cast<uint16_t>(to_half(fit.scale) | sign), to_half(fit.zero)};
+    return {static_cast<uint16_t>(to_half(scale) | sign), to_half(zero)};
 }
 
 // Whether the group's codes count from its zero: always, never, or by the sign of a hybrid scale.

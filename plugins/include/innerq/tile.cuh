@@ -51,8 +51,7 @@ struct TilePlace {
 struct TileScratch {
     alignas(16) uint32_t rows[kGroup][20];   // 32 activations of a token, two a word
     alignas(16) uint32_t codes[kGroup][12];  // 32 codes of a group, a byte each, in the order of `code_place`
-    float lambda[kGroup], inverse[kGroup];   // of the 32 channels, keys only
-    float low[kTeam], high[kTeam];           // what the threads of a group tell each other
+    float lambda[kGroup];                    // of the 32 channels, keys only
 };
 
 // A code's byte within its group: 8 q + 2 cls + half of layout.cuh's slots, so that the eight codes of a group that one
@@ -76,15 +75,6 @@ INNERQ_HD inline uint16_t &group_number(TileScratch &scratch, int part, int grou
 
 INNERQ_HD inline uint8_t &group_code(TileScratch &scratch, int part, int group, int i) {
     return code_bytes(scratch, group)[code_place(part, i)];
-}
-
-// The thread's eight numbers of its group.
-INNERQ_HD inline void read_share(TileScratch &scratch, int part, int thread, bool bf16, float (&x)[kShare]) {
-    INNERQ_UNROLL
-    for (int k = 0; k < kShare; ++k) {
-        const uint16_t bits = group_number(scratch, part, group_of(thread), element_of(thread, k));
-        x[k] = bf16 ? from_bfloat(bits) : from_half(bits);
-    }
 }
 
 // A tile of activations moves 16 bytes at a time: chunk c is 8 channels of token c / 4.

@@ -1,0 +1,176 @@
+// A tile in the registers of one warp: a lane holds the numbers whose codes are its own in fragment order (layout.cuh), 8
+// of each of 4 groups, so what it quantises it also stores.
+#pragma once
+
+#include "innerq/lanes.cuh"
+#include "innerq/record.cuh"
+
+namespace innerq {
+
+constexpr int kGroups = 4, kOfGroup = 8;  // groups of a lane (`sub` of layout.cuh), its numbers of each (2 cls + half)
+
+// A lane's activations: two a word. Keys: word 4 sub + cls. Values: word 2 k + sub / 2 of number k.
+struct Activations {
+    uint32_t words[16];
+};
+
+// A lane's numbers, keys divided by lambda.
+struct LaneTile {
+    float x[kGroups][kOfGroup];
+};
+
+// Token and first channel of the run of activations `i` of a lane: 8 channels each for keys, 4 for values.
+template <int Part>
+INNERQ_HD constexpr int run_token(int lane, int i) {
+    return Part == kKeys ? key_slot_token(lane, i) : value_slot_token(lane, i / 2, i % 2);
+}
+template <int Part>
+INNERQ_HD constexpr int run_channel(int lane) {
+    return Part == kKeys ? key_slot_channel(lane, 0, 0) : value_slot_channel(lane, 0);
+}
+template <int Part>
+constexpr int kRuns = Part == kKeys ? 4 : 8;
+
+template <int Part>
+INNERQ_HD inline void load_run(Activations &to, int i, const uint16_t *from) {
+    if (Part == kKeys) {
+        reinterpret_cast<Chunk &>(to.words[4 * i]) = load_chunk(from);
+    } else {
+#ifdef __CUDA_ARCH__
+        const uint2 pair = *reinterpret_cast<const uint2 *>(from);
+        to.words[2 * i] = pair.x, to.words[2 * i + 1] = pair.y;
+#else
+        memcpy(&to.words[2 * i], from, 8);
+#endif
+    }
+}
+
+template <int Part>
+INNERQ_HD inline uint16_t activation_of(const Activations &from, int sub, int k) {
+    const uint32_t word = Part == kKeys ? from.words[4 * sub + k / 2] : from.words[2 * k + sub / 2];
+    return static_cast<uint16_t>(word >> (16 * (Part == kKeys ? k % 2 : sub % 2)));
+}
+
+template <int Part>
+INNERQ_HD inline void read_tile(const Activations &from, bool bf16, LaneTile &to) {
+    if (bf16) {
+        INNERQ_UNROLL
+        for (int i = 0; i < kGroups * kOfGroup; ++i)
+            to.x[i / kOfGroup][i % kOfGroup] = from_bfloat(activation_of<Part>(from, i / kOfGroup, i % kOfGroup));
+    } else {
+        INNERQ_UNROLL
+        for (int i = 0; i < kGroups * kOfGroup; ++i)
+            to.x[i / kOfGroup][i % kOfGroup] = from_half(activation_of<Part>(from, i / kOfGroup, i % kOfGroup));
+    }
+}
+
+// Below this, divide_by could round twice. fp16 numbers never are; bf16 numbers divide the long way.
+INNERQ_HD inline bool is_extreme(float x) { return x != 0.0f && fabsf(x) < 0x1p-60f; }
+
+// Lambdas of a lane's channels and what divide_by needs of them.
+struct LaneLambda {
+    float of[kOfGroup], inverse[kOfGroup];
+};
+
+INNERQ_HD inline void read_lambda(const Chunk &from, LaneLambda &to) {
+    INNERQ_UNROLL
+    for (int k = 0; k < kOfGroup; ++k) {
+        to.of[k] = from_half(number_of(from, k));
+        to.inverse[k] = ieee::inverse_of(to.of[k]);
+    }
+}
+
+// Keys divided by lambda.
+INNERQ_HD inline void normalise(LaneTile &keys, const LaneLambda &lambda, bool bf16) {
+    bool extreme = false;
+    if (bf16) {
+        INNERQ_UNROLL
+        for (int i = 0; i < kGroups * kOfGroup; ++i) extreme |= is_extreme(keys.x[i / kOfGroup][i % kOfGroup]);
+    }
+    if (INNERQ_RARELY(extreme)) {
+        INNERQ_UNROLL
+        for (int i = 0; i < kGroups * kOfGroup; ++i) {
+            float &x = keys.x[i / kOfGroup][i % kOfGroup];
+            x = ieee::divide(x, lambda.of[i % kOfGroup]);
+        }
+        return;
+    }
+    INNERQ_UNROLL
+    for (int i = 0; i < kGroups * kOfGroup; ++i) {
+        float &x = keys.x[i / kOfGroup][i % kOfGroup];
+        x = ieee::divide_by(x, lambda.of[i % kOfGroup], lambda.inverse[i % kOfGroup]);
+    }
+}
+
+// Largest magnitudes of a key tile's channels: number k of a lane is of channel run_channel + k.
+INNERQ_HD inline PerLane<Numbers<kOfGroup>> largest_keys(const Warp &warp, PerLane<LaneTile> &keys) {
+    PerLane<Numbers<kOfGroup>> largest;
+    warp([&](int lane) {
+        INNERQ_UNROLL
+        for (int k = 0; k < kOfGroup; ++k) {
+            float most = 0.0f;
+            INNERQ_UNROLL
+            for (int sub = 0; sub < kGroups; ++sub) most = fmaxf(most, fabsf(keys[lane].x[sub][k]));
+            largest[lane].of[k] = most;
+        }
+    });
+    for (int mask = 4; mask < kLanes; mask *= 2) {
+        PerLane<Numbers<kOfGroup>> there = largest;
+        exchange(there, mask);
+        warp([&](int lane) {
+            INNERQ_UNROLL
+            for (int k = 0; k < kOfGroup; ++k) largest[lane].of[k] = fmaxf(largest[lane].of[k], there[lane].of[k]);
+        });
+    }
+    return largest;
+}
+
+// Lambdas of the lane's channels from their largest magnitudes, fp16 bits.
+INNERQ_HD inline Chunk lambda_of(const float (&largest)[kOfGroup]) {
+    Chunk lambda;
+    INNERQ_UNROLL
+    for (int i = 0; i < 4; ++i) lambda.words[i] = low_halves(lambda_of(largest[2 * i]), lambda_of(largest[2 * i + 1]));
+    return lambda;
+}
+
+// A lane's code words of one tile, from raised codes; stored codes are clamped to lowest .. 2^Bits - 1. Both halves of a
+// word have the same fields.
+template <int Bits>
+INNERQ_HD inline void join_codes(const float (&raised)[kGroups][kOfGroup], int lowest, uint32_t (&words)[Bits]) {
+    INNERQ_UNROLL
+    for (uint32_t &word : words) word = 0;
+    INNERQ_UNROLL
+    for (int place = 0; place < 16; ++place) {
+        const int sub = place / 4, cls = place % 4;
+        const uint32_t pair =
+            clamp_halves(low_halves(float_bits(raised[sub][2 * cls]), float_bits(raised[sub][2 * cls + 1])), lowest,
+                         (1 << Bits) - 1);
+        if (is_split(Bits, cls, sub)) {
+            INNERQ_UNROLL
+            for (int i = 0; i < Bits; ++i) words[i] |= ((pair >> i) & 0x00010001u) << 15;
+        } else {
+            const BitPlace at = bit_place(Bits, cls, sub, 0);
+            words[at.word] += pair << at.bit;
+        }
+    }
+}
+
+template <int Bits>
+INNERQ_HD inline void store_words(const TileParts &parts, int tile, int lane, int lowest,
+                                  const float (&raised)[kGroups][kOfGroup]) {
+    uint32_t words[Bits];
+    join_codes<Bits>(raised, lowest, words);
+    INNERQ_UNROLL
+    for (int w = 0; w < Bits; ++w) parts.codes[code_word(parts.tiles, Bits, tile, lane, w)] = words[w];
+}
+
+INNERQ_HD inline void store_raised(const TileParts &parts, int tile, int lane,
+                                   const float (&raised)[kGroups][kOfGroup]) {
+    const int lowest = parts.mode == kSymmetric ? 1 : 0;
+    if (parts.bits == 2) return store_words<2>(parts, tile, lane, lowest, raised);
+    if (parts.bits == 3) return store_words<3>(parts, tile, lane, lowest, raised);
+    if (parts.bits == 4) return store_words<4>(parts, tile, lane, lowest, raised);
+    store_words<8>(parts, tile, lane, lowest, raised);
+}
+
+}  // namespace innerq
