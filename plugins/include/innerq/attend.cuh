@@ -174,36 +174,33 @@ __device__ __forceinline__ int partial_of(const Segment &segment, int begin, int
     return segment.start + segment.units > end ? 1 : -1;
 }
 
-// The first and the last run of a CTA can be part of a segment that other CTAs share. One of two threads sees to end_run 0
-// or 1; look: it has time to look whether this CTA is the last one. Returns whether it is to count in at the segment.
-__device__ __forceinline__ bool meet_others(const Task &task, const Cuts &cuts, const Runs &runs, int end_run,
-                                            bool look, Arrival &arrival) {
-    arrival.is_last = 0;
-    const int run = end_run * (runs.count() - 1), part = blockIdx.x;
-    if (end_run >= runs.count()) return false;
-    const Segment &segment = runs.segment(runs.members(run));
-    if (partial_of(segment, cuts.cut(part), cuts.cut(part + 1)) < 0) return false;
-    arrival.segment = segment;
-    return !others_arrived(task, cuts, look, arrival);
+// The first and the last run of a CTA can be part of a segment that other CTAs share. Four lanes see to them, two to each:
+// 2 end_run + (0: the first part that shares it, 1: the last). Returns, to the even ones, whether to count in at it.
+__device__ __forceinline__ bool meet_others(const Cuts &cuts, const Runs &runs, int lane, Arrival *arrivals) {
+    const int end_run = lane / 2, part = blockIdx.x;
+    const bool exists = end_run < runs.count();
+    const Segment segment = exists ? runs.segment(runs.members(end_run * (runs.count() - 1))) : Segment{};
+    const int own = cuts.part_of(segment.start + (lane % 2) * (segment.units - 1));
+    const int last = __shfl_xor_sync(0xfu, own, 1);
+    if (lane % 2) return false;
+    arrivals[end_run] = {segment, false, own, last};
+    return exists && partial_of(segment, cuts.cut(part), cuts.cut(part + 1)) >= 0;
 }
 
 // Adds up what the warps of this CTA left in shared memory, run by run of the same segment, and hands on.
 template <int kShare, int kTiles>
 __device__ __forceinline__ void merge_warps(const Output &output, const Cuts &cuts, char *shared,
                                             const SharedPlan &plan, int warps) {
-    constexpr int kQuads = 8 * kTiles, kItems = kRows / kShare * kQuads;
+    constexpr unsigned kQuads = 8 * kTiles, kItems = kRows / kShare * kQuads;
     const Partials<kTiles> partials{output.task.partials};
     const float2 *weights = reinterpret_cast<const float2 *>(shared + plan.weights());
     Arrival *arrivals = reinterpret_cast<Arrival *>(shared + plan.arrivals());
     const int part = blockIdx.x, begin = cuts.cut(part), end = cuts.cut(part + 1);
     const Runs runs(reinterpret_cast<const Segment *>(shared + plan.segments()), 2 * warps, threadIdx.x % 32);
-    const int idle_from = blockDim.x - 32,
-              end_run = static_cast<int>(threadIdx.x) - idle_from;  // the last warp, if any
-    const bool sees_to = end_run == 0 || end_run == 1;
-    const bool arrives =
-        sees_to && meet_others(output.task, cuts, runs, end_run, runs.count() * kItems <= idle_from, arrivals[end_run]);
+    const int lane = static_cast<int>(threadIdx.x - (blockDim.x - 32));  // of the last warp, which has least to add up
+    const bool arrives = lane >= 0 && lane < 4 && meet_others(cuts, runs, lane, arrivals);
 #pragma unroll 1
-    for (int v = threadIdx.x; v < runs.count() * kItems; v += blockDim.x) {
+    for (unsigned v = threadIdx.x; v < runs.count() * kItems; v += blockDim.x) {
         const unsigned members = runs.members(v / kItems);
         const int n = v % kItems / kQuads, quad = v % kQuads, some = __ffs(members) - 1;
         Sum4 total;
@@ -224,10 +221,10 @@ __device__ __forceinline__ void merge_warps(const Output &output, const Cuts &cu
         }
     }
     __syncthreads();
-    if (arrives) arrive(output.task, arrivals[end_run]);
+    if (arrives) arrive(output.task, arrivals[lane / 2]);
     __syncthreads();
 #pragma unroll 1
-    for (int v = threadIdx.x; v < 2 * kItems; v += blockDim.x)
+    for (unsigned v = threadIdx.x; v < 2 * kItems; v += blockDim.x)
         if (arrivals[v / kItems].is_last)
             merge_parts<kTiles>(output, arrivals[v / kItems], partials, v % kItems / kQuads, v % kQuads);
 }

@@ -164,27 +164,11 @@ __device__ __forceinline__ void merge_parts(const Output &output, const Arrival 
     output.store4(arrival.segment, n, 4 * quad, total.out, total.sum);
 }
 
-// Where CTAs count in at a segment.
-__device__ __forceinline__ unsigned *counter_of(const Task &task, const Segment &segment) {
-    const int64_t line = static_cast<int64_t>(segment.batch) * task.lines.divisor + segment.head * task.row_chunks;
-    return task.arrivals + line + segment.row_chunk;
-}
-
-// Fills in who shares the arrival's segment. look: returns whether all others have counted in; their partials are visible
-// then, and this CTA, the last one, need not count in.
-__device__ __forceinline__ bool others_arrived(const Task &task, const Cuts &cuts, bool look, Arrival &arrival) {
-    const Segment &segment = arrival.segment;
-    unsigned *counter = counter_of(task, segment);
-    arrival.first = cuts.part_of(segment.start);
-    arrival.last = cuts.part_of(segment.start + segment.units - 1);
-    arrival.is_last = look && load_acquire(counter) == static_cast<unsigned>(arrival.last - arrival.first);
-    if (arrival.is_last) *counter = 0;  // clean for the next launch
-    return arrival.is_last;
-}
-
 // Counts this CTA in at a segment; its partial is written. Partials of all are visible in the last one.
 __device__ __forceinline__ void arrive(const Task &task, Arrival &arrival) {
-    unsigned *counter = counter_of(task, arrival.segment);
+    const Segment &segment = arrival.segment;
+    const int64_t line = static_cast<int64_t>(segment.batch) * task.lines.divisor + segment.head * task.row_chunks;
+    unsigned *counter = task.arrivals + line + segment.row_chunk;
     arrival.is_last = count_in(counter) == static_cast<unsigned>(arrival.last - arrival.first);
     if (arrival.is_last) *counter = 0;  // clean for the next launch
 }
@@ -206,6 +190,7 @@ class Runs {
     // Slots of run i, as a mask; its segment is that of any of them.
     __device__ __forceinline__ unsigned members(int i) const {
         unsigned leaders = leaders_;
+#pragma unroll 1
         for (; i > 0; --i) leaders &= leaders - 1u;
         const unsigned from = valid_ & ~((leaders & -leaders) - 1u), behind = leaders & (leaders - 1u);
         return behind == 0 ? from : from & ((behind & -behind) - 1u);

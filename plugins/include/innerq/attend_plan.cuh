@@ -121,8 +121,8 @@ struct Cuts {
     // each > 0
     INNERQ_HD int part_of(int unit) const {
         const int in_longer = (each + 1) * longer;
-        if (unit < in_longer) return unsigned(unit) / unsigned(each + 1);
-        return longer + unsigned(unit - in_longer) / unsigned(each);
+        const bool beyond = unit >= in_longer;
+        return beyond * longer + unsigned(unit - beyond * in_longer) / unsigned(each + !beyond);
     }
 };
 

@@ -97,13 +97,6 @@ __device__ __forceinline__ unsigned count_in(unsigned *counter) {
     return before;
 }
 
-// A count, and all that was ordered before the calls of count_in that it counts.
-__device__ __forceinline__ unsigned load_acquire(const unsigned *counter) {
-    unsigned count;
-    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(count) : "l"(counter) : "memory");
-    return count;
-}
-
 // Lets the next grid of the stream start its prologue.
 __device__ __forceinline__ void release_next_grid() {
 #if INNERQ_BULK_COPY
