@@ -25,6 +25,147 @@ from innerq_export.spec.layout import code_bits, key_scale_places, record_parts,
 MODES = ("symmetric", "symmetric_full", "asymmetric", "hybrid")
 DEVICE = "cuda"
 TOLERANCE = {False: 2e-3, True: 2e-3 + 2**-7 / 12**0.5}  # by bf16, whose rounding of the output comes on top
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call: sequences of `past` tokens held before `tokens` new ones."""
+
+    past: tuple[int, ...]
+    head_dim: int = 128
+    kv_heads: int = 8
+    group: int = 4
+    tokens: int = 1
+    key: tuple[int, int] = (3, 1)  # bits, mode
+    value: tuple[int, int] = (3, 1)
+    bf16: bool = False
+    page_blocks: int = 0
+    capacity: int = 0
+    sink: int = 32
+    recent: int = 96
+    fresh: tuple[int, ...] = ()
+
+    @property
+    def config(self) -> CacheConfig:
+        """The cache's configuration."""
+        return CacheConfig(
+            key_bits=self.key[0], key_mode=MODES[self.key[1]], value_bits=self.value[0],
+            value_mode=MODES[self.value[1]], sink=self.sink, recent=self.recent,
+        )  # fmt: skip
+
+    @property
+    def blocks(self) -> int:
+        """Room of a sequence in blocks."""
+        held = max(self.past) + self.tokens
+        return max(self.capacity, (held - self.sink - self.recent) // 32, 1)
+
+
+class Call:
+    """A case with random contents on the card, ready to be launched."""
+
+    def __init__(self, case: Case, seed: int = 0):
+        generator = torch.Generator(DEVICE).manual_seed(seed)
+        self.case, batch, d = case, len(case.past), case.head_dim
+        dtype = torch.bfloat16 if case.bf16 else torch.float16
+        heads, s, ring = case.kv_heads, case.tokens, case.recent + 32
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator, device=DEVICE, dtype=torch.float32).to(dtype)
+
+        self.parts = record_parts(case.config, d)
+        words = sum(part.size for part in self.parts.values()) // 4
+        pages, per_page = batch, case.blocks
+        self.table = None
+        if case.page_blocks:
+            entries, per_page = -(-case.blocks // case.page_blocks), case.page_blocks
+            pages = batch * entries + 3
+            order = torch.randperm(pages, generator=generator, device=DEVICE)[: batch * entries]
+            self.table = order.to(torch.int32).reshape(batch, entries).contiguous()
+        shape = (pages, heads, per_page, words)
+        self.records = torch.randint(-(2**31), 2**31, shape, generator=generator, device=DEVICE, dtype=torch.int32)
+        for name, part in self.parts.items():
+            if name.endswith("codes"):
+                continue
+            numbers = torch.rand((*shape[:3], part.size // 2), generator=generator, device=DEVICE, dtype=torch.float16)
+            numbers = (numbers * 0.2 + 0.05) * 2.0 ** (3 - (case.key if name[0] == "k" else case.value)[0])
+            mode = case.key[1] if name.startswith("key") else case.value[1]
+            if mode in (1, 3) or name.endswith("zeros"):
+                numbers *= torch.randint(0, 2, numbers.shape, generator=generator, device=DEVICE).half() * 2 - 1
+            self.records.view(torch.float16)[..., part.offset // 2 : (part.offset + part.size) // 2] = numbers
+        self.window = normal(batch, 2, heads, case.sink + ring, d)
+        self.lam = torch.rand((batch, heads, d), generator=generator, device=DEVICE).half() + 0.5
+        self.query, self.key = normal(batch, heads * case.group, s, d), normal(batch, heads, s, d)
+        self.new_value, self.out = normal(batch, heads, s, d), torch.full_like(self.query, float("nan"))
+        self.past = torch.tensor(case.past, dtype=torch.int32, device=DEVICE)
+        self.fresh = torch.tensor(case.fresh or [s] * batch, dtype=torch.int32, device=DEVICE)
+        self.structs(pages)
+
+    def structs(self, pages: int) -> None:
+        """Fill the C structs once."""
+        case, strides = self.case, (0, 0, 0)
+        self.config = c.Config(
+            spec_version=1, head_dim=case.head_dim, key_bits=case.key[0], key_mode=case.key[1],
+            value_bits=case.value[0], value_mode=case.value[1], group_size=32, sink=case.sink,
+            recent=case.recent, key_norm=0, activation=int(case.bf16),
+        )  # fmt: skip
+        self.cache = c.Cache(
+            batch=len(case.past), kv_heads=case.kv_heads, capacity_blocks=case.blocks,
+            window_B2HkvWD=self.window.data_ptr(), blocks=self.records.data_ptr(), key_norm_BHkvD=self.lam.data_ptr(),
+            block_table=self.table.data_ptr() if self.table is not None else None, page_blocks=case.page_blocks,
+            pages=pages if case.page_blocks else 0,
+        )  # fmt: skip
+        self.args = c.AttendArgs(
+            query_heads=case.kv_heads * case.group, tokens=case.tokens,
+            query_BHqSD=c.Tokens(self.query.data_ptr(), *strides), key_BHkvSD=c.Tokens(self.key.data_ptr(), *strides),
+            value_BHkvSD=c.Tokens(self.new_value.data_ptr(), *strides),
+            out_BHqSD=c.Tokens(self.out.data_ptr(), *strides), past_length_B=self.past.data_ptr(),
+            new_length_B=self.fresh.data_ptr(), scale=0.0, workspace_is_clean=1,
+        )  # fmt: skip
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that must move: records of the blocks seen, window, new tokens, queries, outputs."""
+        case, total = self.case, 0
+        record, row = 4 * self.records.shape[-1], 2 * case.head_dim
+        for past in case.past:
+            blocks = max(0, (past + case.tokens - case.sink - case.recent) // 32)
+            total += case.kv_heads * (blocks * record + 2 * row * (past + case.tokens - 32 * blocks))
+        return total + 4 * self.out.numel()
+
+
+class Attend:
+    """innerq_attend of a library, with a workspace that was poisoned but for its counters."""
+
+    def __init__(self, path: str):
+        self.lib = ctypes.CDLL(path)
+        self.lib.innerq_last_message.restype = ctypes.c_char_p
+        for name in ("innerq_attend", "innerq_attend_workspace_bytes"):
+            getattr(self.lib, name).argtypes = c.FUNCTIONS[name]
+        self.workspace = torch.zeros(64 << 20, dtype=torch.uint8, device=DEVICE)
+
+    def counters(self, call: Call) -> Tensor:
+        """The bytes of the workspace that must be zero before and after a launch."""
+        return self.workspace[
+            : 4 * len(call.case.past) * call.case.kv_heads * -(-call.case.group * call.case.tokens // 8)
+        ]
+
+    def prepare(self, call: Call) -> None:
+        """Poison what a launch must not lean on."""
+        self.workspace[:] = 255
+        self.counters(call)[:] = 0
+        call.out.fill_(float("nan"))
+
+    def __call__(self, call: Call, stream: int) -> None:
+        """Launch."""
+        status = self.lib.innerq_attend(
+            call.config, call.cache, call.args, self.workspace.data_ptr(), self.workspace.numel(), stream
+        )
+        assert status == 0, self.lib.innerq_last_message()
+
+
+def attend64(call: Call, only: list[tuple[int, int]] | None = None) -> dict[tuple[int, int], Tensor]:
+    """Return out [group, S, D] in fp64 of the (sequence, KV head) pairs asked for."""
+    case, result = call.case, {}
     for b, h in only or product(range(len(case.past)), range(case.kv_heads)):
         fresh, past, d = int(call.fresh[b]), case.past[b], case.head_dim
         query = call.query[b, h * case.group : (h + 1) * case.group, :fresh].double()
