@@ -7,40 +7,9 @@
 #pragma once
 
 #include "innerq/append.cuh"
+#include "innerq/append_kinds.cuh"
 
 namespace innerq {
-
-// Bits and modes that a kernel is compiled for.
-template <int kKeyBits, int kKeyMode, int kValueBits, int kValueMode, bool kBf16>
-struct Compiled {
-    static constexpr bool kChooses = kKeyMode == kHybrid || kValueMode == kHybrid;
-
-    static bool is(const CacheParams &cache) {
-        return cache.key_bits == kKeyBits && cache.key_mode == kKeyMode && cache.value_bits == kValueBits &&
-               cache.value_mode == kValueMode && cache.bf16 == kBf16;
-    }
-    template <int Part>
-    INNERQ_HD static TileParts parts_of(const CacheParams &cache, uint8_t *record) {
-        TileParts parts = innerq::parts_of(cache, record, Part);
-        parts.bits = Part == kKeys ? kKeyBits : kValueBits;
-        parts.mode = Part == kKeys ? kKeyMode : kValueMode;
-        if (!has_zeros(parts.mode)) parts.zeros = nullptr;
-        return parts;
-    }
-    INNERQ_HD static bool is_bf16(const CacheParams &) { return kBf16; }
-};
-
-// Whatever the parameters say; `kMayChoose`: hybrid too.
-template <bool kMayChoose>
-struct Any {
-    static constexpr bool kChooses = kMayChoose;
-
-    template <int Part>
-    INNERQ_HD static TileParts parts_of(const CacheParams &cache, uint8_t *record) {
-        return innerq::parts_of(cache, record, Part);
-    }
-    INNERQ_HD static bool is_bf16(const CacheParams &cache) { return cache.bf16; }
-};
 
 constexpr int kTokensOfRound = 8;  // new tokens that a warp moves with one load of every lane
 
@@ -91,7 +60,12 @@ struct FusedAppend {
         if (divides) warp([&](int lane) { read_lambda(lanes[lane].lambda, lambda[lane]); });
         warp([&](int lane) { read_tile<Part>(lanes[lane].block, bf16, tiles[lane]); });
         if (divides) {
-            if (INNERQ_RARELY(is_first)) fix_lambda(at, warp, tiles, lambda);
+            if (INNERQ_RARELY(is_first)) {
+                PerLane<Numbers<kOfGroup>> found;
+                warp([&](int lane) { found[lane] = {}, raise_by(tiles[lane], found[lane]); });
+                PerLane<float> largest = largest_of(warp, found);
+                make_lambda(warp, largest, lambda_place(cache(), at), true, lambda);
+            }
             warp([&](int lane) { normalise(tiles[lane], lambda[lane], bf16); });
         }
         const TileParts parts = Kind::template parts_of<Part>(cache(), record);
@@ -131,16 +105,6 @@ struct FusedAppend {
             const int token = kTokensOfRound * k + lane / 4;
             if (token < count) store_chunk(rows.row_after(place, token), chunks[k]);
         }
-    }
-
-    INNERQ_HD void fix_lambda(TilePlace at, const Warp &warp, PerLane<LaneTile> &tiles,
-                              PerLane<LaneLambda> &lambda) const {
-        PerLane<Numbers<kOfGroup>> largest = largest_keys(warp, tiles);
-        warp([&](int lane) {
-            const Chunk bits = lambda_of(largest[lane].of);
-            if (lane < 4) store_chunk(lambda_place(cache(), at) + run_channel<kKeys>(lane), bits);
-            read_lambda(bits, lambda[lane]);
-        });
     }
 };
 

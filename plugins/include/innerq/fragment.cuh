@@ -72,12 +72,14 @@ struct LaneLambda {
     float of[kOfGroup], inverse[kOfGroup];
 };
 
+INNERQ_HD inline void set_lambda(LaneLambda &to, int k, float lambda) {
+    to.of[k] = lambda;
+    to.inverse[k] = ieee::inverse_of(lambda);
+}
+
 INNERQ_HD inline void read_lambda(const Chunk &from, LaneLambda &to) {
     INNERQ_UNROLL
-    for (int k = 0; k < kOfGroup; ++k) {
-        to.of[k] = from_half(number_of(from, k));
-        to.inverse[k] = ieee::inverse_of(to.of[k]);
-    }
+    for (int k = 0; k < kOfGroup; ++k) set_lambda(to, k, from_half(number_of(from, k)));
 }
 
 // Keys divided by lambda.
@@ -102,18 +104,30 @@ INNERQ_HD inline void normalise(LaneTile &keys, const LaneLambda &lambda, bool b
     }
 }
 
-// Largest magnitudes of a key tile's channels: number k of a lane is of channel run_channel + k.
-INNERQ_HD inline PerLane<Numbers<kOfGroup>> largest_keys(const Warp &warp, PerLane<LaneTile> &keys) {
-    PerLane<Numbers<kOfGroup>> largest;
-    warp([&](int lane) {
-        INNERQ_UNROLL
-        for (int k = 0; k < kOfGroup; ++k) {
-            float most = 0.0f;
-            INNERQ_UNROLL
-            for (int sub = 0; sub < kGroups; ++sub) most = fmaxf(most, fabsf(keys[lane].x[sub][k]));
-            largest[lane].of[k] = most;
-        }
-    });
+// Of numbers of all quads' channels, equal in all quads: the number of channel `lane`.
+INNERQ_HD inline PerLane<float> of_own_channel(const Warp &warp, PerLane<Numbers<kOfGroup>> &x) {
+    PerLane<float> own = {};
+    INNERQ_UNROLL
+    for (int k = 0; k < kOfGroup; ++k) {
+        PerLane<float> one;
+        warp([&](int lane) { one[lane] = x[lane].of[k]; });
+        PerLane<float> got = gathered(one, [](int lane) { return lane / kOfGroup; });
+        warp([&](int lane) { own[lane] = lane % kOfGroup == k ? got[lane] : own[lane]; });
+    }
+    return own;
+}
+
+// Raises the largest magnitudes of a lane's channels by its keys.
+INNERQ_HD inline void raise_by(const LaneTile &keys, Numbers<kOfGroup> &largest) {
+    INNERQ_UNROLL
+    for (int i = 0; i < kGroups * kOfGroup; ++i) {
+        float &most = largest.of[i % kOfGroup];
+        most = fmaxf(most, fabsf(keys.x[i / kOfGroup][i % kOfGroup]));
+    }
+}
+
+// Largest magnitude of channel `lane` from what the lanes have found.
+INNERQ_HD inline PerLane<float> largest_of(const Warp &warp, PerLane<Numbers<kOfGroup>> &largest) {
     for (int mask = 4; mask < kLanes; mask *= 2) {
         PerLane<Numbers<kOfGroup>> there = largest;
         exchange(there, mask);
@@ -122,15 +136,23 @@ INNERQ_HD inline PerLane<Numbers<kOfGroup>> largest_keys(const Warp &warp, PerLa
             for (int k = 0; k < kOfGroup; ++k) largest[lane].of[k] = fmaxf(largest[lane].of[k], there[lane].of[k]);
         });
     }
-    return largest;
+    return of_own_channel(warp, largest);
 }
 
-// Lambdas of the lane's channels from their largest magnitudes, fp16 bits.
-INNERQ_HD inline Chunk lambda_of(const float (&largest)[kOfGroup]) {
-    Chunk lambda;
+// Lambdas of a key tile from the largest magnitude of channel `lane`, which every lane has; written where `writes`.
+INNERQ_HD inline void make_lambda(const Warp &warp, PerLane<float> &largest, uint16_t *place, bool writes,
+                                  PerLane<LaneLambda> &to) {
+    PerLane<float> own;
+    warp([&](int lane) {
+        const uint16_t lambda = lambda_of(largest[lane]);
+        if (writes) place[lane] = lambda;
+        own[lane] = from_half(lambda);
+    });
     INNERQ_UNROLL
-    for (int i = 0; i < 4; ++i) lambda.words[i] = low_halves(lambda_of(largest[2 * i]), lambda_of(largest[2 * i + 1]));
-    return lambda;
+    for (int k = 0; k < kOfGroup; ++k) {
+        PerLane<float> got = gathered(own, [k](int lane) { return run_channel<kKeys>(lane) + k; });
+        warp([&](int lane) { set_lambda(to[lane], k, got[lane]); });
+    }
 }
 
 // A lane's code words of one tile, from raised codes; stored codes are clamped to lowest .. 2^Bits - 1. Both halves of a

@@ -69,6 +69,18 @@ INNERQ_HD inline PerLane<Numbers<4>> of_quad(const PerLane<float> &x) {
     return all;
 }
 
+// Every lane gets what lane from(lane) has.
+template <class From>
+INNERQ_HD inline PerLane<float> gathered(const PerLane<float> &x, const From &from) {
+    PerLane<float> got;
+#ifdef __CUDA_ARCH__
+    got.own = __shfl_sync(0xffffffffu, x.own, from(static_cast<int>(threadIdx.x % kLanes)));
+#else
+    for (int lane = 0; lane < kLanes; ++lane) got[lane] = x.of_lane[from(lane)];
+#endif
+    return got;
+}
+
 // Whether any lane says so.
 INNERQ_HD inline bool any_lane(const PerLane<bool> &x) {
 #ifdef __CUDA_ARCH__
