@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from innerq_export.bench.timing import events, replayed
 from innerq_export.integrations import structs as c
 from innerq_export.spec.config import CacheConfig
 from innerq_export.spec.layout import record_parts
@@ -150,36 +151,6 @@ def check(libraries: list[Append]) -> None:
     print(f"check: {len(cases())} cases, {failures} failures", flush=True)
 
 
-def events(launch: Callable[[Call], object], calls: list[Call], repeats: int) -> float:
-    """Median microseconds of launches between events, queue kept full."""
-    pairs = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
-    torch.cuda._sleep(8_000_000)
-    for i, (begin, end) in enumerate(pairs):
-        begin.record()
-        launch(calls[i % len(calls)])
-        end.record()
-    torch.cuda.synchronize()
-    return statistics.median(1e3 * begin.elapsed_time(end) for begin, end in pairs)
-
-
-def graph(launch: Callable[[Call], object], calls: list[Call]) -> float:
-    """Microseconds per launch of a replayed graph of launches."""
-    stream, recording, times = torch.cuda.Stream(), torch.cuda.CUDAGraph(), []
-    with torch.cuda.stream(stream):
-        recording.capture_begin()
-        for call in calls:
-            launch(call)
-        recording.capture_end()
-    for _ in range(5):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        recording.replay()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(1e3 * begin.elapsed_time(end) / len(calls))
-    return statistics.median(times)
-
-
 SHAPES = {"flush": Case((191,) * 8), "no flush": Case((190,) * 8)}
 MORE = {
     "flush hybrid": Case((191,) * 8, key=(3, 0), value=(2, 3)),
@@ -198,6 +169,11 @@ def nothing(_: Call) -> None:
     torch.cuda._sleep(0)
 
 
+def of(launch: Callable[[Call], object], calls: list[Call]) -> Callable[[int], object]:
+    """Return the launch of the i-th call."""
+    return lambda i: launch(calls[i])
+
+
 def clock(libraries: list[Append], shapes: dict[str, Case]) -> None:
     """Print a line per shape, lengths and library; libraries take turns, so that a drift of the card hits all."""
     for name, case in shapes.items():
@@ -206,16 +182,19 @@ def clock(libraries: list[Append], shapes: dict[str, Case]) -> None:
             if lengths == "shared":
                 for call in calls:
                     call.args.past_length_B = calls[0].past.data_ptr()
-            launches = {"(nothing)": nothing, **{library.name: library for library in libraries}}
+            launches: dict[str, Callable[[Call], object]] = {
+                "(nothing)": nothing,
+                **{library.name: library for library in libraries},
+            }
             took: dict[str, list[float]] = {key: [] for key in launches}
             for _ in range(ROUNDS):
                 for key, launch in launches.items():
-                    took[key].append(events(launch, calls, SETS // 2))
+                    took[key].append(statistics.median(events(of(launch, calls), SETS, SETS // 2)))
                 calls = calls[SETS // 2 :] + calls[: SETS // 2]
             for key, launch in launches.items():
                 ev = statistics.median(took[key])
                 print(f"{name:12} {lengths:6} {key:12} ev {ev:5.2f} {min(took[key]):5.2f}", end=" ")
-                print(f"graph {graph(launch, calls):5.2f}", flush=True)
+                print(f"graph {replayed(of(launch, calls), SETS, SETS, 5):5.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import statistics
 import sys
 from dataclasses import dataclass, replace
 from itertools import product
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from innerq_export.bench.timing import copy_bandwidth, events, replayed
 from innerq_export.integrations import structs as c
 from innerq_export.spec.config import CacheConfig
 from innerq_export.spec.layout import code_bits, key_scale_places, record_parts, value_scale_places
@@ -155,8 +157,9 @@ class Attend:
         self.counters(call)[:] = 0
         call.out.fill_(float("nan"))
 
-    def __call__(self, call: Call, stream: int) -> None:
+    def __call__(self, call: Call) -> None:
         """Launch."""
+        stream = torch.cuda.current_stream().cuda_stream
         status = self.lib.innerq_attend(
             call.config, call.cache, call.args, self.workspace.data_ptr(), self.workspace.numel(), stream
         )
@@ -228,7 +231,7 @@ def error_of(lib: Attend, case: Case, only: list[tuple[int, int]] | None = None,
     """Launch once and return the largest relative L2 error of a (sequence, KV head)."""
     call = Call(case, seed)
     lib.prepare(call)
-    lib(call, torch.cuda.current_stream().cuda_stream)
+    lib(call)
     torch.cuda.synchronize()
     assert not lib.counters(call).any(), "counters not left clean"
     worst = 0.0
@@ -314,61 +317,20 @@ MORE = {
 }
 
 
-def events(lib: Attend, calls: list[Call], repeats: int) -> float:
-    """Median microseconds of launches between events, queue kept full."""
-    stream = torch.cuda.current_stream().cuda_stream
-    pairs = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
-    torch.cuda._sleep(20_000_000)
-    for i, (begin, end) in enumerate(pairs):
-        begin.record()
-        lib(calls[i % len(calls)], stream)
-        end.record()
-    torch.cuda.synchronize()
-    times = sorted(begin.elapsed_time(end) for begin, end in pairs[len(calls) :])
-    return 1e3 * times[len(times) // 2]
+def times(lib: Attend, calls: list[Call]) -> tuple[float, float]:
+    """Microseconds of a launch by events, the first round of calls left out, and by graph."""
 
+    def launch(i: int) -> None:
+        lib(calls[i])
 
-def graph(lib: Attend, calls: list[Call], repeats: int) -> float:
-    """Microseconds per launch of a replayed graph of launches."""
-    rounds = max(1, repeats // len(calls))
-    stream, recording = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-    with torch.cuda.stream(stream):
-        recording.capture_begin()
-        for _ in range(rounds):
-            for call in calls:
-                lib(call, stream.cuda_stream)
-        recording.capture_end()
-    times = []
-    for _ in range(5):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        recording.replay()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(begin.elapsed_time(end) / (rounds * len(calls)))
-    return 1e3 * sorted(times)[2]
-
-
-def copy_bandwidth() -> float:
-    """TB/s of a device-to-device copy of 1 GiB, read plus written."""
-    a, b = (
-        torch.empty(1 << 30, dtype=torch.uint8, device=DEVICE),
-        torch.empty(1 << 30, dtype=torch.uint8, device=DEVICE),
-    )
-    times = []
-    for _ in range(12):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        b.copy_(a)
-        end.record()
-        torch.cuda.synchronize()
-        times.append(begin.elapsed_time(end))
-    return 2 * (1 << 30) / (1e-3 * sorted(times)[6]) / 1e12
+    rotation = len(calls)
+    ev = statistics.median(events(launch, rotation, 60 + rotation)[rotation:])
+    return ev, replayed(launch, rotation, rotation * max(1, 40 // rotation), 5)
 
 
 def clock(libs: list[Attend], shapes: dict[str, tuple[float, Case]]) -> None:
     """Print a line per shape and library: error, ev, graph, bytes, share of the copy bandwidth of this run."""
-    copy = copy_bandwidth()
+    copy = copy_bandwidth(torch.device(DEVICE)) / 1e12
     print(f"copy {copy:.3f} TB/s")
     for name, (target, case) in shapes.items():
         first = Call(case, 1)
@@ -380,7 +342,7 @@ def clock(libs: list[Attend], shapes: dict[str, tuple[float, Case]]) -> None:
             except AssertionError as refused:
                 print(f"{name:18} #{i} {refused}")
                 continue
-            ev, gr = events(lib, calls, 60 + len(calls)), graph(lib, calls, 40)
+            ev, gr = times(lib, calls)
             lib.prepare(first)
             share = calls[0].bytes / (1e-6 * gr) / 1e12 / copy
             aim = f"<= {target:5.1f}" if target else " " * 8

@@ -39,8 +39,8 @@ def measure(launch: Launch, rotation: int, device: torch.device, *, graph: bool 
     for i in range(max(3, rotation)):
         launch(i % rotation)
     torch.cuda.synchronize(device)
-    round_ = max(4, min(ROUND, int(BUDGET_US / _round(launch, rotation, 4)[-1])))
-    ev_us = statistics.median(sample for _ in range(ROUNDS) for sample in _round(launch, rotation, round_))
+    round_ = max(4, min(ROUND, int(BUDGET_US / events(launch, rotation, 4)[-1])))
+    ev_us = statistics.median(sample for _ in range(ROUNDS) for sample in events(launch, rotation, round_))
     return Timing(ev_us, _graph(launch, rotation, ev_us) if graph else None)
 
 
@@ -53,8 +53,8 @@ def copy_bandwidth(device: torch.device) -> float:
     return 2 * size / (timing.ev_us * 1e-6)
 
 
-def _round(launch: Launch, rotation: int, launches: int) -> list[float]:
-    """Return microseconds of each of `launches` launches, all queued behind a sleeping kernel before the first runs."""
+def events(launch: Launch, rotation: int, launches: int) -> list[float]:
+    """Return microseconds by events of each of `launches` launches, all queued behind a sleeping kernel."""
     pairs = [(_event(), _event()) for _ in range(launches)]
     torch.cuda._sleep(SLEEP_CYCLES)
     for i, (before, after) in enumerate(pairs):
@@ -65,19 +65,13 @@ def _round(launch: Launch, rotation: int, launches: int) -> list[float]:
     return [1e3 * before.elapsed_time(after) for before, after in pairs]
 
 
-def _graph(launch: Launch, rotation: int, ev_us: float) -> float | None:
-    """Return microseconds per launch inside a graph, or None where capturing fails."""
-    launches = rotation * -(-GRAPH_LAUNCHES // rotation)
+def replayed(launch: Launch, rotation: int, launches: int, replays: int) -> float:
+    """Return microseconds per launch of a CUDA graph of `launches` launches; raises what capturing raises."""
     graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph):
-            for i in range(launches):
-                launch(i % rotation)
-    except (RuntimeError, ValueError):
-        torch.cuda.synchronize()
-        return None
+    with torch.cuda.graph(graph):
+        for i in range(launches):
+            launch(i % rotation)
     graph.replay()
-    replays = max(3, min(GRAPH_REPLAYS, int(5 * BUDGET_US / (ev_us * launches))))
     pairs = [(_event(), _event()) for _ in range(replays)]
     for before, after in pairs:
         before.record()
@@ -85,6 +79,17 @@ def _graph(launch: Launch, rotation: int, ev_us: float) -> float | None:
         after.record()
         torch.cuda.synchronize()
     return statistics.median(1e3 * before.elapsed_time(after) / launches for before, after in pairs)
+
+
+def _graph(launch: Launch, rotation: int, ev_us: float) -> float | None:
+    """Return microseconds per launch inside a graph, or None where capturing fails."""
+    launches = rotation * -(-GRAPH_LAUNCHES // rotation)
+    replays = max(3, min(GRAPH_REPLAYS, int(5 * BUDGET_US / (ev_us * launches))))
+    try:
+        return replayed(launch, rotation, launches, replays)
+    except (RuntimeError, ValueError):
+        torch.cuda.synchronize()
+        return None
 
 
 def _event() -> torch.cuda.Event:
