@@ -47,7 +47,7 @@ def test_one_token_at_a_time_crosses_every_boundary(sink: int, recent: int, prom
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.integers(0, 80), st.integers(0, 80)), min_size=1, max_size=6), st.integers(0, 2**30))
 def test_any_ragged_chunks(calls: list[tuple[int, int]], seed: int) -> None:
-    walk(one_layer(SMALL), calls, capacity_blocks=16, seed=seed)
+    assert walk(one_layer(SMALL), calls, capacity_blocks=16, seed=seed) > 25.0
 
 
 CONFIGS = st.builds(
@@ -66,7 +66,7 @@ CONFIGS = st.builds(
 @given(CONFIGS, st.sampled_from([32, 64, 128]), st.integers(1, 3), st.integers(0, 2**30))
 def test_any_configuration(config: CacheConfig, head_dim: int, batch: int, seed: int) -> None:
     lengths = np.random.default_rng(seed).integers(0, 60, (5, batch))
-    walk(one_layer(config, head_dim=head_dim), lengths.tolist(), capacity_blocks=10, seed=seed)
+    assert walk(one_layer(config, head_dim=head_dim), lengths.tolist(), capacity_blocks=10, seed=seed) > 25.0
 
 
 @settings(max_examples=40, deadline=None)
