@@ -54,16 +54,19 @@ def run(options: Options, progress: Progress) -> Report:
     found = list(peers.available()) if options.with_peers else []
     found = [peer for peer in found if device.type == "cuda" or "flash fp16" in peer.name]
     state = _Run(options, library, device, copy, found, secrets.randbelow(1 << 31), [])
+    paper = None
+    if options.paper_kernels:
+        paper = run_folder(options.paper_kernels, _architecture(device), progress)
     rows: list[Row] = []
     for section in SECTIONS:
         if section in options.sections:
             with progress.stage(section) as step:
                 rows += _WORK[section](state, step)
-    paper = (
-        [dataclasses.asdict(timing) for timing in run_folder(options.paper_kernels)] if options.paper_kernels else []
-    )
     facts = environment(_device_name(device), _library_facts(library)) | {"seed": state.seed}
-    return Report(options.command, facts, copy / 1e12, with_ratios(rows), state.refused, paper)
+    if paper:
+        facts["paper_kernels"] = paper.made
+    timings = [dataclasses.asdict(timing) for timing in paper.timings] if paper else []
+    return Report(options.command, facts, copy / 1e12, with_ratios(rows), state.refused, timings)
 
 
 def with_ratios(rows: list[Row]) -> list[Row]:
@@ -122,6 +125,13 @@ def _best_device() -> str:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU (times mean nothing)"
+
+
+def _architecture(device: torch.device) -> int | None:
+    if device.type != "cuda":
+        return None
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
 
 
 def _library_facts(library: Library) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from innerq_export.bench.report import METHOD, Report, Row
 
+_APART = ("library", "paper_kernels")
 _Columns = dict[str, Callable[[Row], str]]
 TITLES = {
     "table": "Decode attention, one new token per sequence",
@@ -19,7 +20,7 @@ TITLES = {
 
 def markdown(report: Report) -> str:
     """Return the report as Markdown."""
-    facts = ", ".join(f"{name} {value}" for name, value in report.environment.items() if name != "library")
+    facts = ", ".join(f"{name} {value}" for name, value in report.environment.items() if name not in _APART)
     library = ", ".join(f"{name} {value}" for name, value in report.environment["library"].items())
     lines = [f"# Kernels on {report.environment['device']}", "", f"`{report.command}`", ""]
     lines += [f"{facts}. Library: {library}.", "", METHOD, f"Copy bandwidth of this run: {report.copy_tb_s:.2f} TB/s."]
@@ -75,7 +76,8 @@ COLUMNS: _Columns = {
 def _paper(report: Report) -> list[str]:
     if not report.paper:
         return []
-    lines = ["", "## The paper's own kernels (32/32 heads, no softmax, data may stay in L2)", ""]
+    lines = ["", "## The paper's own kernels (one sequence, 32/32 heads, no softmax, data may stay in L2)", ""]
+    lines += [f"Made of: {report.environment['paper_kernels']}.", ""]
     lines += ["| product | tokens | kernel | us |", "| --- | --- | --- | --- |"]
     return lines + [f"| {t['product']} | {t['tokens']} | {t['kernel']} | {t['us']:.1f} |" for t in report.paper]
 

@@ -47,7 +47,8 @@ command.add_command(decode)
 @click.option(
     "--paper-kernels",
     type=FOLDER,
-    help="Folder of the InnerQ paper's speed-test programs, built by you for this card: run and listed too.",
+    help="Checkout of the InnerQ paper's code (github.com/mthcom/innerq), or its folder speedtest: its kernels are "
+    "compiled for this card with nvcc, run and listed too. Of a folder without .cu files the programs are run.",
 )
 @click.option("--library", type=click.Path(path_type=Path), help="Kernel library.  [default: see plugin show]")
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)
