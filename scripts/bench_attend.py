@@ -260,6 +260,13 @@ def cases() -> dict[str, Case]:
     for group, s in product((1, 3, 8, 16), (1, 2, 5, 16)):
         fresh = tuple((7 * b) % (s + 1) for b in range(len(LENGTHS)))
         found[f"group {group} s {s}"] = replace(base, group=group, tokens=s, fresh=fresh)
+    for group, s in ((4, 3), (4, 4), (8, 2), (3, 3), (6, 3), (8, 4), (16, 4)):
+        found[f"rows {group * s}"] = replace(base, group=group, tokens=s, fresh=tuple(b % s + 1 for b in range(18)))
+    for (name, (key, value)), d in product(presets.items(), (64, 128, 256)):
+        fresh = tuple(b % 5 for b in range(len(LENGTHS)))
+        more = replace(base, key=key, value=value, head_dim=d, bf16=d == 128, tokens=4, fresh=fresh)
+        found[f"{name} D{d} 16 rows"] = more
+        found[f"{name} D{d} 16 rows, pages"] = replace(more, page_blocks=3, capacity=150, bf16=False)
     for page in (1, 2, 3, 16):
         found[f"pages of {page}"] = replace(base, page_blocks=page, capacity=150)
     for sink, recent in ((0, 0), (0, 5), (7, 0), (100, 1), (5, 300)):
@@ -267,6 +274,8 @@ def cases() -> dict[str, Case]:
     found["many short"] = replace(base, past=tuple(range(0, 600, 2)))
     found["a head a warp"] = replace(base, past=(200,) * 132, kv_heads=8)
     found["one long"] = replace(base, past=(70_001,), kv_heads=1)
+    for name in ("many short", "a head a warp", "one long"):
+        found[f"{name}, 16 rows"] = replace(found[name], tokens=4)
     found["bf16 s 3"] = replace(base, bf16=True, tokens=3)
     return found
 
@@ -308,6 +317,10 @@ MORE = {
     "8 x 32K group 8": (0.0, Case((32_767,) * 8, group=8)),
     "8 x 32K s 2": (0.0, Case((32_767,) * 8, tokens=2)),
     "8 x 32K s 4": (0.0, Case((32_767,) * 8, tokens=4)),
+    "8 x 32K s 8": (0.0, Case((32_767,) * 8, tokens=8)),
+    "8 x 32K s 16": (0.0, Case((32_767,) * 8, tokens=16)),
+    "8 x 32K group 8 s 2": (0.0, Case((32_767,) * 8, group=8, tokens=2)),
+    "1 x 4K s 4": (0.0, Case((4_095,), tokens=4)),
     "ragged 1K..64K": (0.0, Case((1_023, 2_047, 4_095, 8_191, 16_383, 32_767, 65_535, 131_071))),
     "8 x 32K D64": (0.0, Case((32_767,) * 8, head_dim=64)),
     "8 x 32K D256": (0.0, Case((32_767,) * 8, head_dim=256)),
