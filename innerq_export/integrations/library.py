@@ -83,7 +83,8 @@ class Library:
 def _raise(name: str, status: str, message: str) -> NoReturn:
     what = f"{name}: {message or status}"
     if status == "INNERQ_UNSUPPORTED":
-        raise EnvironmentMismatchError(what, fix=f"build the library for this card: {BUILD_COMMAND['cuda']}")
+        what, _, fix = what.partition("; ")  # the library's own remedy, where the card is not to blame
+        raise EnvironmentMismatchError(what, fix=fix or f"build the library for this card: {BUILD_COMMAND['cuda']}")
     if status == "INNERQ_CAPACITY_EXCEEDED":
         raise ConfigError(what, fix="make the cache with more blocks, or append fewer tokens")
     raise KernelError(status, what)

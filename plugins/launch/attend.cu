@@ -57,12 +57,12 @@ innerq_status launch_attend(const AttendParams &params, void *stream) {
     using attend::Divisor;
     const CacheParams &cache = params.cache;
     AttendChoice choice = {{}, {}, stream};
-    INNERQ_TRY(read_card(&choice.card));
     attend::Task &task = choice.task;
     task.params = params;
     task.group = params.query_heads / cache.kv_heads;
     task.row_chunks = row_chunks_of(cache, params.query_heads, params.tokens);
     INNERQ_TRY(check_units(params, task.row_chunks));
+    INNERQ_TRY(read_card(&choice.card));
     task.lines = Divisor(cache.kv_heads * task.row_chunks);
     task.by_chunks = Divisor(task.row_chunks);
     task.by_group = Divisor(task.group);
