@@ -165,8 +165,9 @@ def _stream(events: Iterable[Event], texts: list[str]) -> None:
         elif isinstance(event, EndEvent):
             click.echo("" if len(texts) == 1 else f"[{event.sequence}] {event.text}")
         elif isinstance(event, Usage):
+            warm_up = f"warm-up {event.warm_up_seconds:.1f} s; " if event.warm_up_seconds else ""
             note(
-                f"prefill {event.prompt_tokens} tokens, {event.prefill_tokens_per_second:.0f} tokens/s; "
+                f"{warm_up}prefill {event.prompt_tokens} tokens, {event.prefill_tokens_per_second:.0f} tokens/s; "
                 f"decode {event.decode_tokens} tokens, {event.decode_tokens_per_second:.1f} tokens/s; "
                 f"KV cache {event.cache_bytes / 1e6:.2f} MB"
             )

@@ -76,6 +76,11 @@ class Session(ABC):
         """Bytes that the cache occupies now, spare capacity included."""
         return self._buffers.nbytes
 
+    @property
+    def warm_up_seconds(self) -> float:
+        """Seconds spent so far within steps on what later ones need not do again: compiling, capturing."""
+        return 0.0
+
     def prefill(self, prompts: Sequence[Sequence[int]], chunk: int | None = None) -> np.ndarray:
         """Add one prompt per sequence (an empty one adds nothing) and return the logits after each, fp32 [B, V].
 

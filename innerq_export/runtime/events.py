@@ -60,7 +60,8 @@ class EndEvent:
 class Usage:
     """The last event: tokens and seconds of both phases over all sequences, and bytes of the cache at the end.
 
-    `decode_tokens` leaves out the first token of each sequence, which prefill gives.
+    `decode_tokens` leaves out the first token of each sequence, which prefill gives. `warm_up_seconds`, which is in no
+    phase: compiling layers and capturing graphs on the way.
     """
 
     prompt_tokens: int
@@ -68,6 +69,7 @@ class Usage:
     decode_tokens: int
     decode_seconds: float
     cache_bytes: int
+    warm_up_seconds: float = 0.0
 
     @property
     def prefill_tokens_per_second(self) -> float:

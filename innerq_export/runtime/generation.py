@@ -38,7 +38,8 @@ def generate(
 def _run(session: Session, ids: list[list[int]], rows: list[_Row], options: GenerateOptions) -> Iterator[Event]:
     sampler = Sampler(options.sampling, len(rows))
     session.reset(len(rows))
-    logits_BV, prefill_seconds = _timed(session.prefill, ids, options.prefill_chunk)
+    warm_before = session.warm_up_seconds
+    logits_BV, prefill_seconds = _timed(session, session.prefill, ids, options.prefill_chunk)
     tokens = sampler.choose(logits_BV)
     decode_tokens, decode_seconds = 0, 0.0
     while True:
@@ -46,10 +47,12 @@ def _run(session: Session, ids: list[list[int]], rows: list[_Row], options: Gene
             yield from row.take(token, room=int(session.limit - length))
         if all(row.over for row in rows):
             break
-        tokens, seconds = _timed(_next, session, sampler, [None if row.over else row.tokens[-1] for row in rows])
+        last = [None if row.over else row.tokens[-1] for row in rows]
+        tokens, seconds = _timed(session, _next, session, sampler, last)
         decode_seconds += seconds
         decode_tokens += sum(not row.over for row in rows)
-    yield Usage(sum(map(len, ids)), prefill_seconds, decode_tokens, decode_seconds, session.cache_bytes)
+    warm_up = session.warm_up_seconds - warm_before
+    yield Usage(sum(map(len, ids)), prefill_seconds, decode_tokens, decode_seconds, session.cache_bytes, warm_up)
 
 
 def _next(session: Session, sampler: Sampler, last: list[int | None]) -> list[int]:
@@ -109,7 +112,12 @@ def _encode(tokenizer: Tokenizer, text: str, limit: int) -> list[int]:
     return ids
 
 
-def _timed(call: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
-    start = time.perf_counter()
+def _timed(session: Session, call: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    """Call, and return the result and the seconds without the session's warm-up."""
+
+    def now() -> float:
+        return time.perf_counter() - session.warm_up_seconds
+
+    start = now()
     result = call(*arguments)
-    return result, time.perf_counter() - start
+    return result, now() - start

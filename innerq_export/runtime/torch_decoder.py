@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ class Decoder:
     """Runs `model` over a `TorchCache`. On a card single tokens are replayed from one graph per batch and capacity.
 
     `shape` is this rank's. `compiled`: let torch compile the layers for single tokens. All work is on the current
-    stream of `device`.
+    stream of `device`. `warm_up_seconds`: what compiling and capturing took so far.
     """
 
     def __init__(
@@ -31,12 +32,13 @@ class Decoder:
         self._model, self._config, self._shape = model, config, shape
         self._dtype, self._device, self._compiled = dtype, device, compiled
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._warm, self.warm_up_seconds = False, 0.0
         if compiled:
             compile_layers(model)
 
     def allocate(self, batch: int, capacity: int) -> TorchCache:
         """Forget all and return an empty cache of `batch` sequences, which grows through `grow`."""
-        self._graph = None
+        self._graph, self._warm = None, False
         self.cache = TorchCache(self._config, self._shape, batch, capacity, dtype=self._dtype, device=self._device)
         attach(self._model, enrol(self.cache))
         self.ids_B1 = torch.zeros(batch, 1, dtype=torch.int64, device=self._device)
@@ -44,14 +46,14 @@ class Decoder:
 
     def grow(self, capacity: int) -> None:
         """Make room for `capacity` blocks of each sequence."""
-        self._graph = None
+        self._graph, self._warm = None, False
         self.cache.grow(capacity)
 
     def close(self) -> None:
         """Let go of the graph, and of the communicator that it holds."""
         if self._graph:
             self._graph.reset()
-            self._graph = None
+            self._graph, self._warm = None, False
 
     def step(self, ids_BS: np.ndarray, past_length_B: np.ndarray, new_length_B: np.ndarray) -> Tensor:
         """Add the first `new_length_B[b]` tokens of each row; return logits [B, V] after the last, on the device."""
@@ -69,21 +71,28 @@ class Decoder:
         return logits_BUV[rows, torch.from_numpy(which_B).to(self._device)]
 
     def _single(self) -> Tensor:
-        if self._device.type != "cuda":
-            with torch.no_grad():
-                return self._forward(self.ids_B1, 1)[:, -1]
+        if not self._warm and (self._compiled or self._device.type == "cuda"):
+            self._warm_up()
         if self._graph is None:
-            self._graph, self._logits_BV = self._capture()
+            return self._last_logits()
         self._graph.replay()
         return self._logits_BV
 
-    def _capture(self) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        """Record a step; while recording, no sequence brings a token, so the cache stays as it is."""
-        news = self.cache.new_length_B.clone()
+    def _warm_up(self) -> None:
+        """Compile, and on a card record, a step in which no sequence brings a token: the cache stays as it is."""
+        start, news = time.perf_counter(), self.cache.new_length_B.clone()
         self.cache.new_length_B.zero_()
-        graph, logits = capture(lambda: self._forward(self.ids_B1, 1)[:, -1])
+        if self._device.type == "cuda":
+            self._graph, self._logits_BV = capture(self._last_logits)
+        else:
+            self._last_logits()
         self.cache.new_length_B.copy_(news)
-        return graph, logits
+        self._warm = True
+        self.warm_up_seconds += time.perf_counter() - start
+
+    def _last_logits(self) -> Tensor:
+        with torch.no_grad():
+            return self._forward(self.ids_B1, 1)[:, -1]
 
     def _forward(self, ids_BS: Tensor, keep: int | Tensor) -> Tensor:
         """Return the logits [B, kept, V]; `keep` is as transformers' logits_to_keep."""

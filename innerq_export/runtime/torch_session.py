@@ -57,6 +57,11 @@ class TorchSession(Session):
         self._end = weakref.finalize(self, self._ranks.close, self._decoder) if self._ranks else None
         self.reset(batch)
 
+    @property
+    def warm_up_seconds(self) -> float:
+        """As `Session.warm_up_seconds`; again after each growth of the cache on a card."""
+        return self._decoder.warm_up_seconds
+
     def close(self) -> None:
         """End the other ranks."""
         if self._end:

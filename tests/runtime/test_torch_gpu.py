@@ -84,6 +84,20 @@ def reference_tokens(folder):
         return greedy(session, GREEDY_TOKENS)
 
 
+def test_a_warm_up_is_counted_when_it_happens(folder):
+    session = TorchSession(folder, TorchOptions(device="cuda"))
+    prompted(session)
+    assert session.warm_up_seconds == 0
+    session.decode([1])
+    first = session.warm_up_seconds
+    assert first > 0
+    session.decode([1])
+    assert session.warm_up_seconds == first
+    session.prefill([[1] * 600])  # the cache grows, and the graph is recorded anew
+    session.decode([1])
+    assert session.warm_up_seconds > first
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_thousand_greedy_tokens_are_the_references(folder, reference_tokens, compiled):
