@@ -47,13 +47,13 @@ def unpack(place: Path) -> Path:
     """Download the packages into `place` and return the folder that holds their files; nothing is installed."""
     subprocess.run(["apt-get", "download", *PACKAGES], cwd=place, check=True, stdout=subprocess.DEVNULL)
     for package in place.glob("*.deb"):
-        subprocess.run(["dpkg-deb", "-x", package, place / "root"], check=True)
+        subprocess.run(["dpkg-deb", "-x", str(package), str(place / "root")], check=True)
     return place / "root"
 
 
 def bible(root: Path) -> str:
     """Return the Bible: a line a verse, and a line such as 'Genesis 1' before each chapter."""
-    reader = [root / "usr/bin/bible", "-l100000", "-p", root / "usr/lib", "gen1:1-rev22:21"]
+    reader = [str(root / "usr/bin/bible"), "-l100000", "-p", str(root / "usr/lib"), "gen1:1-rev22:21"]
     printed = subprocess.run(reader, check=True, capture_output=True, text=True).stdout
     return re.sub(r"\n{2,}", "\n", re.sub(r"^ +\d+ ", "", printed, flags=re.MULTILINE)).lstrip()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from innerq_export.spec import KEY_NORMS, MODES, CacheConfig
@@ -75,7 +76,7 @@ inline constexpr OpSpec {name} = {{"{op.name}", {name}Inputs, {len(inputs)}, {na
     {name}Aliases, {name}Fields, {len(op.attributes)}}};"""
 
 
-def ports_of(choose) -> tuple[Port, ...]:
+def ports_of(choose: Callable[[CacheConfig, str], tuple[Port, ...]]) -> tuple[Port, ...]:
     return choose(CacheConfig(), LAYOUT)
 
 

@@ -26,9 +26,10 @@ import os
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -119,8 +120,9 @@ def tiny_llama(device: str, seed: int) -> torch.nn.Module:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     sizes = {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4}
+    more: dict[str, Any] = sizes | {"vocab_size": 264, "num_key_value_heads": 2, "head_dim": 64}
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=264, num_key_value_heads=2, head_dim=64, **sizes))
+    model = LlamaForCausalLM(LlamaConfig(**more))
     for name, weight in model.named_parameters():
         if weight.ndim == 2:
             gain = 1.6 if "q_proj" in name or "k_proj" in name else 1.0
@@ -131,8 +133,8 @@ def tiny_llama(device: str, seed: int) -> torch.nn.Module:
 class Captured:
     """A function of no arguments as a CUDA graph; as it is where there is no card or `eager`."""
 
-    def __init__(self, function, eager: bool):
-        self.call = function
+    def __init__(self, function: Callable[[], None], eager: bool):
+        self.call: Callable[[], None] = function
         if not eager:
             stream = torch.cuda.Stream()
             with torch.cuda.stream(stream):
@@ -148,7 +150,7 @@ class Captured:
 class Soak:
     """The running batch: `text_BT` holds every row's tokens, the next one included."""
 
-    def __init__(self, model, options: Options):
+    def __init__(self, model: Any, options: Options):
         self.model, self.options, self.random = model, options, random.Random(options.seed)
         self.eager = options.eager or options.device == "cpu"
         self.pool = PagePool(
@@ -194,7 +196,7 @@ class Soak:
             self.pool.table_BP[rows, 0] = self.pool.table_BP[rows[::-1], 0]
             self.broken = True
 
-    def _decode(self, view) -> None:
+    def _decode(self, view: Any) -> None:
         length_B1 = self.pool.length_B[:, None]
         ids_B1 = self.text_BT.gather(1, length_B1.long())
         logits = self.model(ids_B1, position_ids=length_B1.long(), past_key_values=view).logits
@@ -262,7 +264,7 @@ class Soak:
 class Check:
     """Feeds recorded tokens, `rows` sequences at a time, to a cache of their own without pages."""
 
-    def __init__(self, model, options: Options, device: str, kernels: Library | str, rows: int, eager: bool):
+    def __init__(self, model: Any, options: Options, device: str, kernels: Library | str, rows: int, eager: bool):
         self.model, self.rows, self.device = model, rows, device
         self.cache = InnerQCache(model.config, options.cache, max_tokens=2 * options.max_tokens, kernels=kernels)
         self.cache.early_initialization(rows, 2, 64, model.dtype, torch.device(device))

@@ -145,7 +145,7 @@ class Size:
 FIRST = partial(recall_window, prose=0.25, needle=0.1, pairs=0.0)
 THEN = partial(recall_window, prose=0.25, needle=0.2, pairs=0.3)
 EVAL = Size(CONFIG | LARGER, 1e-3, 0.5, (Phase(0, 1 / 4, FIRST, 1 << 16), Phase(0.3, 1, THEN, 1 << 15)))
-DEEPER = {"num_hidden_layers": 12, "intermediate_size": 1408}
+DEEPER: dict[str, Any] = {"num_hidden_layers": 12, "intermediate_size": 1408}
 DEEPER |= {"rope_parameters": {"rope_type": "default", "rope_theta": 100000.0}}
 SIZES = {
     "demo": Size(CONFIG, 3e-3, 0.3, (Phase(0, 1 / 4, mixed_window, 1 << 16), Phase(0.5, 1, mixed_window, 1 << 16))),
@@ -196,7 +196,9 @@ def train(
     for batches in streams:
         loss_of(model, *next(batches)).backward()  # compiles; outside the time limit
     optimizer.zero_grad()
-    began, steps, tokens, losses, waiting = time.monotonic(), 0, 0, [], None
+    began, steps, tokens = time.monotonic(), 0, 0
+    losses: list[list[float]] = []
+    waiting: torch.Tensor | None = None
     while (spent := (time.monotonic() - began) / seconds) < 1:
         for group in optimizer.param_groups:
             group["lr"] = size.peak * min(1.0, spent / 0.03) * 0.5 * (1 + math.cos(math.pi * spent))
@@ -207,11 +209,10 @@ def train(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         steps, tokens = steps + 1, tokens + ids_BS.numel()
-        if waiting is not None:
-            waiting = waiting.item()  # of the step before: the card stays busy, the clock stays true
+        last = math.nan if waiting is None else waiting.item()  # the step before: the card stays busy, the clock true
         if steps % 250 == 2:
             unseen = loss_of(model, unseen_BS).item()  # shaped as a training batch: what is compiled serves
-            losses.append([round(spent * seconds, 1), steps, round(waiting, 4), round(unseen, 4)])
+            losses.append([round(spent * seconds, 1), steps, round(last, 4), round(unseen, 4)])
             print(*losses[-1], flush=True)
         waiting = loss.detach()
     return {"steps": steps, "tokens": tokens, "losses_second_step_batch_heldout": losses}
@@ -266,7 +267,8 @@ def save(model: LlamaForCausalLM, config: dict[str, Any], folder: Path) -> None:
 def measure(folder: Path, text: bytes, context: int, device: str) -> dict[str, Any]:
     """Return what the saved model reaches: bits per held-out byte, recall by depth (exact, greedy), samples."""
     dtype = torch.float16 if device == "cuda" else torch.float32
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+    model: Any = LlamaForCausalLM.from_pretrained(folder, dtype=dtype)
+    model.to(device).eval()
     unseen = np.frombuffer(text, np.uint8)
     rows = unseen[: len(text) // context * context].reshape(-1, 1, context)[:200]
     bits = sum(loss_of(model, with_bos(row, device)).item() for row in rows) / len(rows) / math.log(2)
@@ -289,7 +291,7 @@ def recall_at(model: LlamaForCausalLM, text: bytes, context: int, depth: float, 
     return hits / 64
 
 
-def sample(model: LlamaForCausalLM, prompt: str, device: str) -> str:
+def sample(model: Any, prompt: str, device: str) -> str:
     ids_1S = with_bos(np.frombuffer(prompt.encode(), np.uint8)[None], device)
     out = model.generate(ids_1S, max_new_tokens=120, do_sample=False, pad_token_id=CONFIG["pad_token_id"])
     return bytes(token for token in out[0].tolist() if token < 256).decode(errors="replace")
@@ -312,7 +314,8 @@ def main() -> None:
     learned, held_out = (
         lzma.decompress((args.text / name).read_bytes()) for name in ("train.txt.xz", "heldout.txt.xz")
     )
-    model = new_model(size, args.seed).to(device)
+    model: Any = new_model(size, args.seed)
+    model.to(device)
     if args.compile:
         torch._dynamo.config.recompile_limit = 64
         for layer in model.model.layers:
@@ -326,8 +329,8 @@ def main() -> None:
     }
     record |= {"parameters": sum(parameter.numel() for parameter in model.parameters()), "torch": torch.__version__}
     record |= {"device": torch.cuda.get_device_name() if device == "cuda" else "cpu"}
-    texts = [np.frombuffer(text, np.uint8) for text in (learned, held_out)]
-    record |= train(model, *texts, size, args.seconds, args.seed)
+    seen, unseen = (np.frombuffer(text, np.uint8) for text in (learned, held_out))
+    record |= train(model, seen, unseen, size, args.seconds, args.seed)
     save(model, size.config, args.output)
     record |= measure(args.output, held_out, size.context, device)
     record["weights_sha256"] = hashlib.sha256((args.output / "model.safetensors").read_bytes()).hexdigest()

@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from innerq_export.checkpoint.header import ITEM_BYTES
 from tests.models import TINY
 
 
-def sparse_llama(folder: Path, dtype: str = "F16", **config) -> Path:
+def sparse_llama(folder: Path, dtype: str = "F16", **config: Any) -> Path:
     """Write config.json and one sparse model.safetensors of a Llama with the sizes TINY | `config`."""
     sizes = TINY | {"architectures": ["LlamaForCausalLM"], "model_type": "llama"} | config
     folder.mkdir(parents=True)
@@ -23,7 +24,7 @@ def sparse_llama(folder: Path, dtype: str = "F16", **config) -> Path:
     return folder
 
 
-def _shapes(sizes) -> dict[str, list[int]]:
+def _shapes(sizes: dict[str, Any]) -> dict[str, list[int]]:
     hidden, wide, dim = sizes["hidden_size"], sizes["intermediate_size"], sizes["head_dim"]
     queries, keys = sizes["num_attention_heads"] * dim, sizes["num_key_value_heads"] * dim
     layer = {
