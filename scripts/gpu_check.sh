@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # On a machine with a card, from the repository's root: build the library for it, run every test marked gpu, the
 # sanitizer on a small part, and the bench. Results go to $OUT (default: build/gpu). Stages: "tests sanitize bench".
-# INNERQ_LIBRARY (a built library: nothing is compiled), SHAPES (options of the bench) and PAPER_KERNELS (a folder of
-# programs, see `bench kernels --help`) are used if set.
+# INNERQ_LIBRARY (a built library: nothing is compiled), SHAPES (options of the bench) and PAPER_KERNELS (a checkout of the
+# paper's code, see `bench kernels --help`) are used if set.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 OUT=${OUT:-build/gpu}
@@ -32,7 +32,7 @@ if [[ $STAGES == *tests* ]]; then
     say "tests: ops and attention, several at a time"
     run_tests ops -m gpu -n "${WORKERS:-8}" tests/integrations
     say "tests: kernels, alone on the card because some are timed"
-    run_tests kernels -m gpu tests/kernels
+    run_tests kernels -m gpu tests/kernels tests/bench
     say "tests: backend torch, two cards if they are there"
     run_tests torch -m gpu tests/runtime/test_torch_gpu.py
     say "tests: torch ops on the CPU with this machine's torch"
