@@ -16,6 +16,7 @@ from innerq_export.cli.main import cli
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "bench" / "README.md"
+PAPER_3_BITS = (("QK^T", "int3_sym_headdim"), ("AV", "int3_sym_Ndim"))
 README = (ROOT / "README.md").read_text()
 REPORT = json.loads((ROOT / "docs" / "bench" / "kernels-h200.json").read_text())
 
@@ -52,6 +53,16 @@ def test_readme_names_the_kernels_that_were_measured():
     table = README[README.index("## Kernels") : README.index("## Decoding end to end")]
     assert f"kernels {REPORT['environment']['library']['git_hash'][:7]}" in table
     assert REPORT["environment"]["date"] in table
+
+
+def test_the_page_says_what_the_papers_kernels_took():
+    told = json.loads(PAGE.with_name("paper-h200.json").read_text())
+    took = {(row["product"], row["tokens"], row["kernel"]): row["us"] for row in told["paper"]}
+    qkt, pv = ([took[what, n, kind] for n in (131072, 32768, 4096)] for what, kind in PAPER_3_BITS)
+    ours = next(row for row in told["rows"] if row["name"] == "1 x 128K 32/32" and row["preset"] == "balanced")
+    (item,) = re.findall(r"^- The paper's kernels .*?(?=^\S)", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    figures = [qkt[0], pv[0], ours["ev_us"], qkt[1], pv[1], qkt[2], pv[2]]
+    assert re.findall(r"\d+\.\d", item.split("32/32 heads,")[1]) == [f"{us:.1f}" for us in figures]
 
 
 def test_the_commands_about_the_papers_kernels_run(host_library, tmp_path, monkeypatch):
