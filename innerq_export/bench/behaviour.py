@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import torch
 
+from innerq_export.bench.appended import wrong_words
 from innerq_export.bench.cases import Case
 from innerq_export.bench.decode import our_row, release
 from innerq_export.bench.inputs import Step, random_step
@@ -41,21 +42,31 @@ def attend_rows(library: Library, preset: str, device: torch.device, seed: int, 
 
 
 def append_rows(library: Library, preset: str, device: torch.device, seed: int, copy: float) -> Iterator[Row]:
-    """Yield decode append, B = 8, 8 KV heads, one token each: in a step that moves a block and in one that does not."""
+    """Yield decode append, B = 8, 8 KV heads, one token each: in a step that moves a block and in one that does not.
+
+    `error` is the number of words in which a fresh cache then differs from the reference's.
+    """
     generator = torch.Generator(device).manual_seed(seed)
     config = Case(preset, 8, 32, 8, 1).config
     flush_at = config.sink + config.recent + 2 * GROUP_SIZE
     for tokens, what in ((flush_at, "flush due in every sequence"), (flush_at - 1, "no flush")):
         case = Case(preset, 8, 32, 8, tokens, capacity=flush_at)
+        error = _append_error(library, random_step(case, device, generator))
         count = APPEND_SETS if device.type == "cuda" else 2
         steps = [random_step(case, device, generator) for _ in range(count)]
         timing = measure(append_launch(library, steps), count, device)
         moved = _append_bytes(steps[0], flush=tokens == flush_at)
         percent = 100 * moved / (timing.ev_us * 1e-6) / copy
         shape = {"batch": 8, "query_heads": 32, "kv_heads": 8, "tokens": tokens, "preset": preset}
-        name, note = f"append 8 x 1 token, {what}", "one launch"
-        yield Row(SECTION, name, "innerq", preset, timing.ev_us, timing.graph_us, moved, percent, **shape, note=note)  # type: ignore[arg-type]
+        name, note = f"append 8 x 1 token, {what}", f"one launch; {error:.0f} words differ from the reference's"
+        times = (timing.ev_us, timing.graph_us, moved, percent, error)
+        yield Row(SECTION, name, "innerq", preset, *times, **shape, note=note)  # type: ignore[arg-type]
         release(device)
+
+
+def _append_error(library: Library, step: Step) -> float:
+    rows, ones = (step.key_BHkv1D, step.value_BHkv1D), torch.ones_like(step.past_length_B)
+    return float(wrong_words(library, step.cache, rows, step.past_length_B, ones))
 
 
 def _append_bytes(step: Step, *, flush: bool) -> int:

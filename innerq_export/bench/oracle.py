@@ -1,4 +1,4 @@
-"""What a decode step must give, in fp64 on any device, from the very records that the kernels read.
+"""What attention must give, in fp64 on any device, from the very records that the kernels read.
 
 Independent of the kernels and of the reference's tensors: it reads records by the index tables of spec/layout.py and
 computes SPEC sections 4 and 7 in torch, a sequence at a time so that the largest caches fit on the card.
@@ -25,7 +25,7 @@ def attend64(step: Step) -> Tensor:
         at_once = max(1, min(kv_heads, TOKENS_AT_ONCE // (past + 1)))
         for first in range(0, kv_heads, at_once):
             heads = slice(first, min(kv_heads, first + at_once))
-            key, value = history64(step.cache, b, past, heads)
+            key, value = history64(step.cache, b, past, 1, heads)
             key = torch.cat([key, step.key_BHkv1D[b, heads].double()], dim=1)
             value = torch.cat([value, step.value_BHkv1D[b, heads].double()], dim=1)
             rows.append(plain_attend64(step.query_BHq1D[b, heads.start * group : heads.stop * group], key, value))
@@ -33,19 +33,28 @@ def attend64(step: Step) -> Tensor:
 
 
 def plain_attend64(query_Hq1D: Tensor, key_HkvTD: Tensor, value_HkvTD: Tensor) -> Tensor:
-    """Return softmax(q K / sqrt(D)) V [Hq, 1, D] in fp64, one KV head after the other to bound memory."""
-    group = query_Hq1D.shape[0] // key_HkvTD.shape[0]
+    """Return softmax(q K / sqrt(D)) V [Hq, 1, D] in fp64 of one token that sees all."""
+    return rows64(query_Hq1D, key_HkvTD, value_HkvTD, torch.tensor([key_HkvTD.shape[1]]))
+
+
+def rows64(query_HqRD: Tensor, key_HkvTD: Tensor, value_HkvTD: Tensor, seen_R: Tensor) -> Tensor:
+    """Return the attention [Hq, R, D] in fp64 of rows that see the first `seen_R` tokens; a KV head at a time."""
+    group, total = query_HqRD.shape[0] // key_HkvTD.shape[0], key_HkvTD.shape[1]
+    unseen_RT = torch.arange(total, device=query_HqRD.device) >= seen_R.to(query_HqRD.device)[:, None]
     heads = []
-    for head, query_g1D in enumerate(query_Hq1D.double().split(group)):
-        score = query_g1D[:, 0] @ key_HkvTD[head].double().T * query_Hq1D.shape[-1] ** -0.5
-        heads.append(score.softmax(-1) @ value_HkvTD[head].double())
-    return torch.cat(heads)[:, None]
+    for head, query_gRD in enumerate(query_HqRD.double().split(group)):
+        score_gRT = query_gRD @ key_HkvTD[head].double().T * query_HqRD.shape[-1] ** -0.5
+        heads.append(score_gRT.masked_fill_(unseen_RT, -torch.inf).softmax(-1) @ value_HkvTD[head].double())
+    return torch.cat(heads)
 
 
-def history64(cache: PackedCache, b: int, past: int, heads: slice) -> tuple[Tensor, Tensor]:
-    """Return keys and values [heads, past, D] in fp64 of sequence b, whose cache holds past + 1 tokens."""
+def history64(cache: PackedCache, b: int, past: int, new: int, heads: slice) -> tuple[Tensor, Tensor]:
+    """Return keys and values [heads, past, D] in fp64 of sequence b, whose cache holds past + new tokens.
+
+    Blocks may have taken new tokens too; those are left out.
+    """
     config, window = cache.config, cache.window_B2HkvWD[b, :, heads].double()
-    blocks = blocks_of(config, past + 1)
+    blocks = blocks_of(config, past + new)
     key_HkvTD, value_HkvTD = dequantise64(config, _records(cache, b, blocks, heads), window.shape[-1])
     key_HkvTD = key_HkvTD * cache.key_norm_BHkvD[b, heads, None].double()
     token = torch.arange(past, device=window.device)
@@ -54,7 +63,8 @@ def history64(cache: PackedCache, b: int, past: int, heads: slice) -> tuple[Tens
     held = (token < config.sink) | (token >= config.sink + GROUP_SIZE * blocks)
     early, late = slot[token < config.sink], slot[(token >= config.sink) & held]
     key = torch.cat([window[0, :, early], key_HkvTD, window[0, :, late]], dim=1)
-    return key, torch.cat([window[1, :, early], value_HkvTD, window[1, :, late]], dim=1)
+    value = torch.cat([window[1, :, early], value_HkvTD, window[1, :, late]], dim=1)
+    return key[:, :past], value[:, :past]
 
 
 def dequantise64(config: CacheConfig, records_HkvNw: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ def test_wrong_kernels_end_in_a_parity_error(host_library, monkeypatch):
     monkeypatch.setattr(decode, "attend64", lambda step: step.query_BHq1D.double())
     result = CliRunner().invoke(command, arguments(host_library))
     assert isinstance(result.exception, ParityError)
-    assert "2 of our rows" in str(result.exception) or "of our rows differ" in str(result.exception)
+    assert "2 of our rows are wrong" in str(result.exception)
     assert "| us ev |" in result.stdout
 
 

@@ -9,13 +9,15 @@ import math
 import pytest
 import torch
 
-from innerq_export.bench import behaviour, kernels, prefill
+from innerq_export.bench import appended, behaviour, kernels, prefill
 from innerq_export.bench.cases import Case
 from innerq_export.bench.kernels import Options, run, with_ratios
 from innerq_export.bench.markdown import markdown
 from innerq_export.bench.ours import relative_error
 from innerq_export.bench.report import Report, Row
 from innerq_export.progress import Silent
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="session")
@@ -92,14 +94,48 @@ def test_times_to_reach_are_said_to_be_met_or_missed():
     assert "11 met" in page
 
 
-def test_behaviour_and_prefill_run(host_library):
-    device = torch.device("cpu")
-    rows = list(behaviour.append_rows(host_library, "balanced", device, 1, 1e9))
+@pytest.mark.parametrize("preset", ["balanced", "hybrid"])
+def test_appends_are_the_references_bit_for_bit(host_library, preset):
+    rows = list(behaviour.append_rows(host_library, preset, CPU, 1, 1e9))
     assert rows[0].bytes_moved > rows[1].bytes_moved
-    assert "one launch" in rows[0].note
-    told = list(prefill.prefill_rows(host_library, "balanced", device, 1e9))[:4]
-    assert [r.kernel for r in told[:3]] == ["torch SDPA flash fp16", "innerq prefill", "innerq append"]
-    assert "bar: 70%" in told[1].note
+    assert [row.error for row in rows] == [0.0, 0.0]
+    assert "one launch; 0 words differ" in rows[0].note
+
+
+def test_prefill_is_right_beside_its_time(host_library):
+    rows = list(prefill.prefill_rows(host_library, "balanced", CPU, 1e9))
+    assert [row.kernel for row in rows[:3]] == ["torch SDPA flash fp16", "innerq prefill", "innerq append"]
+    assert "bar: 70%" in rows[1].note
+    assert all(row.error == 0 for row in rows if row.kernel == "innerq append")
+    attended = [row for row in rows if row.kernel != "innerq append"]
+    assert all(0 < error < 1e-3 for row in attended for error in (row.error, row.error_peaked))
+    assert rows[-2].error > rows[-3].error, "over a history of codes, which flash does not see"
+
+
+@pytest.mark.parametrize("place", ["window_B2HkvWD", "key_norm_BHkvD", "blocks"])
+def test_one_wrong_bit_of_an_append_is_found(host_library, monkeypatch, place):
+    append = appended.calls.append
+
+    def faulty(library, cache, *tokens):
+        append(library, cache, *tokens)
+        tensor = getattr(cache, place)
+        tensor.view(torch.int16 if tensor.dtype == torch.float16 else torch.int32)[0, ..., 3] ^= 1
+
+    monkeypatch.setattr(appended.calls, "append", faulty)
+    rows = list(behaviour.append_rows(host_library, "balanced", CPU, 1, 1e9))
+    assert all(row.error >= 1 for row in rows)
+    assert Report("c", {}, 4.0, rows).wrong() == rows
+
+
+def test_a_token_too_many_in_a_prefill_is_found(host_library, monkeypatch):
+    right = prefill.prefill.prefill
+
+    def faulty(library, cache, query, key, value, past, new):
+        return right(library, cache, query, key.roll(1, 2), value.roll(1, 2), past, new)
+
+    monkeypatch.setattr(prefill.prefill, "prefill", faulty)
+    rows = list(prefill.prefill_rows(host_library, "balanced", CPU, 1e9))
+    assert Report("c", {}, 4.0, rows).wrong() == [row for row in rows if row.kernel == "innerq prefill"]
 
 
 def test_capacity_and_ragged_rows_hold_the_tokens_they_say(host_library, monkeypatch):
