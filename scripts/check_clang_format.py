@@ -1,4 +1,4 @@
-"""Hold every C++ and CUDA file in plugins/ and examples/ to .clang-format; --fix rewrites them."""
+"""Hold every C, C++ and CUDA file in plugins/ and examples/ to .clang-format; --fix rewrites them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ENDINGS = {".h", ".hpp", ".cuh", ".cpp", ".cu"}
+ENDINGS = {".h", ".hpp", ".cuh", ".c", ".cpp", ".cu"}
 
 
 def main() -> int:
