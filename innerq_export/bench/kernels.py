@@ -51,9 +51,8 @@ def run(options: Options, progress: Progress) -> Report:
     device = torch.device(options.device if options.device != "auto" else _best_device())
     library = load("cuda" if device.type == "cuda" else "host", options.library)
     copy = copy_bandwidth(device)
-    found = list(peers.available()) if options.with_peers else []
-    found = [peer for peer in found if device.type == "cuda" or "flash fp16" in peer.name]
-    state = _Run(options, library, device, copy, found, secrets.randbelow(1 << 31), [])
+    found, refused = peers.available(device) if options.with_peers else ([], [])
+    state = _Run(options, library, device, copy, found, secrets.randbelow(1 << 31), refused)
     paper = None
     if options.paper_kernels:
         paper = run_folder(options.paper_kernels, _architecture(device), progress)

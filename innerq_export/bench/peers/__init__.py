@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import torch
 
 from innerq_export.bench.peers.base import Peer, Prepared
 
 __all__ = ["Peer", "Prepared", "available"]
 
 
-def available(with_flashinfer: bool = True) -> Iterator[Peer]:
-    """Yield the peers that can be imported; what a shape asks of them may still be refused, with a reason."""
+def available(device: torch.device) -> tuple[list[Peer], list[str]]:
+    """Return the peers that can run on a device, and of those that cannot be imported the reason.
+
+    What a shape asks of a peer may still be refused.
+    """
     from innerq_export.bench.peers import sdpa
 
-    yield from sdpa.PEERS
-    if with_flashinfer:
-        try:
-            import flashinfer  # noqa: F401
-        except ImportError:
-            return
-        from innerq_export.bench.peers import flashinfer as ours
+    if device.type != "cuda":
+        return [peer for peer in sdpa.PEERS if "flash" in peer.name], []
+    try:
+        import flashinfer  # noqa: F401
+    except ImportError as error:
+        return [*sdpa.PEERS], [f"FlashInfer: {error} (pip install flashinfer-python)"]
+    from innerq_export.bench.peers import flashinfer as ours
 
-        yield from ours.PEERS
+    return [*sdpa.PEERS, *ours.PEERS], []
