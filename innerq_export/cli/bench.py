@@ -48,7 +48,7 @@ command.add_command(decode)
     "--paper-kernels",
     type=FOLDER,
     help="Checkout of the InnerQ paper's code (github.com/mthcom/innerq), or its folder speedtest: its kernels are "
-    "compiled for this card with nvcc, run and listed too. Of a folder without .cu files the programs are run.",
+    "compiled for this card with nvcc, run and listed too. Without .cu files there, its programs benchmark* are run.",
 )
 @click.option("--library", type=click.Path(path_type=Path), help="Kernel library.  [default: see plugin show]")
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True)

@@ -43,13 +43,15 @@ def test_the_one_that_quantises_says_its_tokens_above():
     ]
 
 
-def test_every_executable_of_a_folder_without_sources_is_run(tmp_path):
-    program(tmp_path, "b", 'echo "AV,N:1,x,Latency:2.5"')
-    program(tmp_path, "a", 'echo "QK^T,N:1,y,Latency:1.5"')
-    program(tmp_path, "notes.txt", 'echo "AV,N:1,z,Latency:9"', mode=0o644)
+def test_every_benchmark_of_a_folder_without_sources_is_run(tmp_path):
+    program(tmp_path, "benchmark_b", 'echo "AV,N:1,x,Latency:2.5"')
+    program(tmp_path, "benchmark_a", 'echo "QK^T,N:1,y,Latency:1.5"')
+    program(tmp_path, "other", f"touch {tmp_path}/other_ran")
+    program(tmp_path, "benchmark.txt", 'echo "AV,N:1,z,Latency:9"', mode=0o644)
     told = run_folder(tmp_path, None)
     assert [timing.kernel for timing in told.timings] == ["y", "x"]
     assert "built by the user" in told.made
+    assert not (tmp_path / "other_ran").exists()
 
 
 def test_a_folder_that_is_not_there_or_has_nothing_is_refused(tmp_path):
@@ -67,21 +69,21 @@ def test_a_folder_that_is_not_there_or_has_nothing_is_refused(tmp_path):
     ],
 )
 def test_a_program_that_fails_or_says_nothing_is_told_with_its_words(tmp_path, script, words):
-    program(tmp_path, "broken", script)
+    program(tmp_path, "benchmark_broken", script)
     with pytest.raises(UserError, match=rf"(?s)broken {words}.*leave --paper-kernels out"):
         run_folder(tmp_path, None)
 
 
 def test_what_is_no_program_is_told(tmp_path):
-    (tmp_path / "broken").write_bytes(b"\x7fELF, but not really")
-    (tmp_path / "broken").chmod(0o755)
+    (tmp_path / "benchmark_broken").write_bytes(b"\x7fELF, but not really")
+    (tmp_path / "benchmark_broken").chmod(0o755)
     with pytest.raises(UserError, match="cannot be run"):
         run_folder(tmp_path, None)
 
 
 def test_a_program_that_hangs_is_ended_with_its_children(tmp_path, monkeypatch):
     monkeypatch.setattr(paper, "TIMEOUT_SECONDS", 0.3)
-    program(tmp_path, "endless", f"(sleep 2; touch {tmp_path}/left) & sleep 60")
+    program(tmp_path, "benchmark_endless", f"(sleep 2; touch {tmp_path}/left) & sleep 60")
     start = time.monotonic()
     with pytest.raises(UserError, match=r"endless did not end"):
         run_folder(tmp_path, None)
@@ -91,7 +93,7 @@ def test_a_program_that_hangs_is_ended_with_its_children(tmp_path, monkeypatch):
 
 
 def test_the_times_stand_in_the_report(host_library, tmp_path):
-    program(tmp_path, "a", 'echo "QK^T,N:4096,int3,Latency:5.5"')
+    program(tmp_path, "benchmark_a", 'echo "QK^T,N:4096,int3,Latency:5.5"')
     report = run(Options(("smoke",), ("base",), False, tmp_path, host_library.path, "cpu"), Silent())
     assert json.loads(json.dumps(report.to_dict()))["paper"] == [
         {"product": "QK^T", "tokens": 4096, "kernel": "int3", "us": 5.5}

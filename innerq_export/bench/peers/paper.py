@@ -46,7 +46,7 @@ class PaperRun:
 
 
 def run_folder(folder: Path, architecture: int | None, progress: Progress | None = None) -> PaperRun:
-    """Compile the .cu files of `folder` (or of its speedtest folder) and run them; without any, its executables.
+    """Compile and run the .cu files of `folder` or its speedtest folder; without any, run its benchmark* programs.
 
     `architecture`: of the card, 90 for sm_90; None on a machine without one. Raises ConfigError for a folder with
     neither, UserError for a source or program that fails, and what `find_compiler` and `compile_all` raise.
@@ -91,11 +91,11 @@ def _there(folder: Path) -> Path:
 
 
 def _executables(folder: Path) -> list[Path]:
-    programs = sorted(path for path in folder.iterdir() if path.is_file() and os.access(path, os.X_OK))
+    programs = sorted(path for path in folder.glob("benchmark*") if path.is_file() and os.access(path, os.X_OK))
     if not programs:
         raise ConfigError(
             f"--paper-kernels: nothing to compile or run in {folder}",
-            expected="speedtest/*.cu or *.cu of the paper's code, or programs built from them",
+            expected="speedtest/*.cu or *.cu of the paper's code, or programs benchmark* built from them",
             fix=f"git clone {SOURCE}, and name the new folder",
         )
     return programs
