@@ -20,7 +20,7 @@ from innerq_export.runtime.torch_model import is_compiled
 ROUNDS, BUDGET_MS, MOST_STEPS = 3, 120.0, 48
 PARTS = ("gemm", "attention", "append", "rest")
 _ATTENTION = ("innerq::attend", "attend_kernel", "flash", "fmha", "cudnn", "decodewith", "prefillwith", "mergestates")
-_APPEND = ("run_tiles", "run_places", "direct_copy", "float8")
+_APPEND = ("run_tiles", "direct_copy", "float8")
 _PRODUCT_OF_ONE_ROW = re.compile(r"triton_(red|per)_fused_\w*_mm(_|$)")
 """How inductor names the reduction that a product of a single row becomes."""
 _GEMM = ("gemm", "gemv", "nvjet", "cutlass", "splitk", "cublas")

@@ -5,9 +5,9 @@
 #include <cmath>
 #include <vector>
 
-#include "innerq/dequantise.cuh"
+#include "innerq/record.cuh"
 #include "launch/launch.h"
-#include "launch/units.cuh"
+#include "launch/status.h"
 
 namespace innerq {
 namespace {
@@ -18,22 +18,21 @@ struct History {
     std::vector<float> key_TD, value_TD;
 };
 
-// Stores one tile of a record as floats; tokens >= past belong to the call and are taken in full precision.
+// Stores one tile of a record as floats, code by code; tokens >= past belong to the call and are taken in full precision.
 void read_record(const CacheParams &cache, uint8_t *record, TilePlace at, int64_t first_token, History &history) {
-    TileScratch scratch;
     const TileParts parts = parts_of(cache, record, at.part);
-    Team{}([&](int thread) { fetch(cache, parts, at, scratch, thread); });
+    const uint16_t *lambda = lambda_row(cache, at.batch, at.head);
     std::vector<float> &out = at.part == kKeys ? history.key_TD : history.value_TD;
-    Team{}([&](int thread) {
-        float x[kShare];
-        dequantise_share(cache, parts, at, scratch, thread, x);
-        for (int k = 0; k < kShare; ++k) {
-            const int group = group_of(thread), i = element_of(thread, k);
-            const int64_t token = first_token + (at.part == kKeys ? group : i);
-            const int channel = kGroup * at.tile + (at.part == kKeys ? i : group);
-            if (token < history.past) out[token * cache.head_dim + channel] = x[k];
-        }
-    });
+    for (int i = 0; i < kGroup * kGroup; ++i) {
+        const int row = i / kGroup, column = i % kGroup, channel = kGroup * at.tile + column;
+        if (first_token + row >= history.past) continue;
+        const Slot slot = at.part == kKeys ? key_slot(row, column) : value_slot(column, row);
+        const int code = static_cast<int>(get_code(parts.codes, parts.tiles, parts.bits, at.tile, slot));
+        const GroupScale scale = load_scale(parts, at.part, at.tile, at.part == kKeys ? row : column);
+        const float x = dequantise(code, scale, parts.bits, parts.mode);
+        const bool multiplies = at.part == kKeys && cache.learns_lambda;
+        out[(first_token + row) * cache.head_dim + channel] = multiplies ? x * from_half(lambda[channel]) : x;
+    }
 }
 
 void read_blocks(const AttendParams &params, int batch, int head, History &history) {

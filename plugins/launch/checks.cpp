@@ -213,8 +213,8 @@ innerq_status check_logical(const innerq_config *config, const innerq_cache *cac
                             LogicalParams *params) {
     INNERQ_TRY(check_struct("logical", logical));
     INNERQ_TRY(check_cache(config, cache, &params->cache));
-    INNERQ_TRY(check_pointer("logical.key_codes_BHkvNB32D", logical->key_codes_BHkvNB32D, 1));
-    INNERQ_TRY(check_pointer("logical.value_codes_BHkvNB32D", logical->value_codes_BHkvNB32D, 1));
+    INNERQ_TRY(check_pointer("logical.key_codes_BHkvNB32D", logical->key_codes_BHkvNB32D, 4));
+    INNERQ_TRY(check_pointer("logical.value_codes_BHkvNB32D", logical->value_codes_BHkvNB32D, 4));
     INNERQ_TRY(check_pointer("logical.key_scales_BHkvNB32Dg", logical->key_scales_BHkvNB32Dg, 2));
     INNERQ_TRY(check_pointer("logical.value_scales_BHkvNBD", logical->value_scales_BHkvNBD, 2));
     if (has_zeros(params->cache.key_mode))

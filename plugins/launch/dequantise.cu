@@ -2,7 +2,7 @@
 #include "innerq/dequantise.cuh"
 
 #include "launch.h"
-#include "units.cuh"
+#include "warps.cuh"
 
 namespace innerq {
 namespace {
@@ -10,15 +10,16 @@ namespace {
 struct Dequantise {
     DequantiseParams params;
     INNERQ_HD const CacheParams &cache() const { return params.cache; }
-    INNERQ_HD void operator()(TilePlace at, int64_t row, TileScratch &scratch, const Team &team) const {
-        read_segment(params, at, row, scratch, team);
+    template <int Part>
+    INNERQ_HD void run(TilePlace at, int row, const Warp &warp) const {
+        warp([&](int lane) { read_segment<Part>(params, at, row, lane); });
     }
 };
 
 }  // namespace
 
 innerq_status launch_dequantise(const DequantiseParams &params, void *stream) {
-    return for_each_place("dequantise", Dequantise{params}, (params.tokens + kGroup - 1) / kGroup, stream);
+    return for_each_tile("dequantise", Dequantise{params}, (params.tokens + kGroup - 1) / kGroup, stream);
 }
 
 }  // namespace innerq

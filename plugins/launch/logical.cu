@@ -1,8 +1,8 @@
-// Packed <-> logical, a tile per CTA.
+// Packed <-> logical, a warp per tile.
 #include "innerq/logical.cuh"
 
 #include "launch.h"
-#include "units.cuh"
+#include "warps.cuh"
 
 namespace innerq {
 namespace {
@@ -16,14 +16,16 @@ struct Conversion {
 };
 
 struct ToLogical : Conversion {
-    INNERQ_HD void operator()(TilePlace at, int64_t block, TileScratch &scratch, const Team &team) const {
-        if (holds(at, block)) tile_to_logical(params, at, block, scratch, team);
+    template <int Part>
+    INNERQ_HD void run(TilePlace at, int block, const Warp &warp) const {
+        if (holds(at, block)) warp([&](int lane) { tile_to_logical<Part>(params, at, block, lane); });
     }
 };
 
 struct FromLogical : Conversion {
-    INNERQ_HD void operator()(TilePlace at, int64_t block, TileScratch &scratch, const Team &team) const {
-        if (holds(at, block)) tile_from_logical(params, at, block, scratch, team);
+    template <int Part>
+    INNERQ_HD void run(TilePlace at, int block, const Warp &warp) const {
+        if (holds(at, block)) warp([&](int lane) { tile_from_logical<Part>(params, at, block, lane); });
     }
 };
 
@@ -31,12 +33,12 @@ struct FromLogical : Conversion {
 
 innerq_status launch_to_logical(const LogicalParams &params, void *stream) {
     if (params.cache.capacity_blocks == 0) return INNERQ_OK;
-    return for_each_place("to_logical", ToLogical{{params}}, params.cache.capacity_blocks, stream);
+    return for_each_tile("to_logical", ToLogical{{params}}, params.cache.capacity_blocks, stream);
 }
 
 innerq_status launch_from_logical(const LogicalParams &params, void *stream) {
     if (params.cache.capacity_blocks == 0) return INNERQ_OK;
-    return for_each_place("from_logical", FromLogical{{params}}, params.cache.capacity_blocks, stream);
+    return for_each_tile("from_logical", FromLogical{{params}}, params.cache.capacity_blocks, stream);
 }
 
 }  // namespace innerq

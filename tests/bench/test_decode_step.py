@@ -99,7 +99,6 @@ def test_an_unknown_model_is_named():
     ("kernel", "kind"),
     [
         ("void innerq::(anonymous namespace)::attend<innerq::AttendPolicy<128>>", "attention"),
-        ("void innerq::run_places<innerq::AppendWork>", "append"),
         ("void innerq::run_tiles<innerq::FusedAppend<innerq::FixedCodes<3, 0>, 1, true>>", "append"),
         ("nvjet_hsh_64x8_64x16_4x1_v_bz_TNT", "gemm"),
         ("void gemv2T_kernel_val<int, int, __half>", "gemm"),

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from innerq_export import reference
+from innerq_export.errors import UserError
 from innerq_export.integrations import calls
 from innerq_export.reference import Blocks, empty_blocks, packed
 from innerq_export.spec import BITS, KEY_NORMS, MODES, PRESETS, CacheConfig
@@ -64,6 +65,16 @@ def test_only_blocks_of_the_given_lengths_are_converted(kernels):
     convert(kernels.library, "innerq_from_logical", pair.cache, blocks, held)
     assert torch.equal(pair.records()[0, :, :2], records[0, :, :2])
     assert (pair.records()[0, :, 2] == POISON).all() and (pair.records()[1] == POISON).all()
+
+
+@pytest.mark.parametrize("name", ["key_codes", "value_codes"])
+def test_codes_that_do_not_begin_at_a_word_are_refused(host_kernels, name):
+    pair = SideBySide(host_kernels, blocks=1)
+    tensors = empty_blocks(pair.config, 2, 2, 64, 1).tensors()
+    codes = tensors[name]
+    tensors[name] = torch.zeros(codes.numel() + 1, dtype=torch.int8)[1:].view(codes.shape)
+    with pytest.raises(UserError, match=r"logical\.\w+_codes_BHkvNB32D: expected 4-byte alignment"):
+        convert(host_kernels.library, "innerq_to_logical", pair.cache, Blocks.of(tensors))
 
 
 @pytest.mark.parametrize("bit", BITS)

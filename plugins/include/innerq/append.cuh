@@ -65,7 +65,7 @@ INNERQ_HD inline uint16_t *lambda_place(const CacheParams &cache, TilePlace at) 
 // The lane's activations of a block that the window holds; `rows` from the lane's first channel.
 template <int Part>
 INNERQ_HD inline void load_held(const WindowPlan &plan, const WindowRows &rows, int block, int lane, Activations &to) {
-    const int place = plan.place_of(kGroup * block);
+    const int first = kGroup * block, place = first - plan.places.divide(first) * plan.ring();
     INNERQ_UNROLL
     for (int i = 0; i < kRuns<Part>; ++i) load_run<Part>(to, i, rows.row_behind(place, run_token<Part>(lane, i)));
 }

@@ -37,7 +37,7 @@ struct TileFlush {
         quantise(fits, asymmetric, range, raised);
         warp([&](int lane) {
             store(lane, fits.own[lane].scale, fits.own[lane].zero, asymmetric);
-            store_raised(parts, tile, lane, raised[lane].code);
+            store_raised(lane, raised[lane]);
         });
     }
 
@@ -160,6 +160,18 @@ struct TileFlush {
         store_scale(parts, Part, tile, group, scale_of(scale, zero, asymmetric, parts.mode));
     }
 
+    INNERQ_HD void store_raised(int lane, const Raised &raised) const {
+        const int lowest = parts.mode == kSymmetric ? 1 : 0;
+        CodePairs pairs;
+        INNERQ_UNROLL
+        for (int i = 0; i < kGroups * kOfGroup; i += 2) {
+            const float *code = raised.code[i / kOfGroup] + i % kOfGroup;
+            const uint32_t pair = low_halves(float_bits(code[0]), float_bits(code[1]));
+            pairs.of[i / kOfGroup][i % kOfGroup / 2] = clamp_halves(pair, lowest, (1 << parts.bits) - 1);
+        }
+        store_codes(parts, tile, lane, pairs);
+    }
+
     // Both ways side by side; the smaller sum of errors wins, symmetric on a tie.
     INNERQ_HD void run_hybrid(PerLane<float> &low, PerLane<float> &high) const {
         const CodeRange range = range_of(kSymmetric, parts.bits), other_range = range_of(kAsymmetric, parts.bits);
@@ -185,7 +197,7 @@ struct TileFlush {
                 better = lane % 4 == sub ? wins : better;
             }
             store(lane, better ? other_own.scale : own.scale, better ? other_own.zero : own.zero, better);
-            store_raised(parts, tile, lane, raised[lane].code);
+            store_raised(lane, raised[lane]);
         });
     }
 

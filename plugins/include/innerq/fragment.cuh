@@ -2,17 +2,23 @@
 // of each of 4 groups, so what it quantises it also stores.
 #pragma once
 
-#include "innerq/lanes.cuh"
-#include "innerq/record.cuh"
+#include "innerq/words.cuh"
 
 namespace innerq {
 
-constexpr int kGroups = 4, kOfGroup = 8;  // groups of a lane (`sub` of layout.cuh), its numbers of each (2 cls + half)
-
-// A lane's activations: two a word. Keys: word 4 sub + cls. Values: word 2 k + sub / 2 of number k.
+// A lane's activations, two a word.
 struct Activations {
     uint32_t words[16];
 };
+
+// Where the activation of number k of group `sub` is.
+struct ActivationPlace {
+    int word, half;
+};
+template <int Part>
+INNERQ_HD constexpr ActivationPlace activation_place(int sub, int k) {
+    return Part == kKeys ? ActivationPlace{4 * sub + k / 2, k % 2} : ActivationPlace{2 * k + sub / 2, sub % 2};
+}
 
 // A lane's numbers, keys divided by lambda.
 struct LaneTile {
@@ -46,9 +52,29 @@ INNERQ_HD inline void load_run(Activations &to, int i, const uint16_t *from) {
 }
 
 template <int Part>
+INNERQ_HD inline void store_run(uint16_t *to, const Activations &from, int i) {
+    if (Part == kKeys) {
+        store_chunk(to, reinterpret_cast<const Chunk &>(from.words[4 * i]));
+    } else {
+#ifdef __CUDA_ARCH__
+        *reinterpret_cast<uint2 *>(to) = make_uint2(from.words[2 * i], from.words[2 * i + 1]);
+#else
+        memcpy(to, &from.words[2 * i], 8);
+#endif
+    }
+}
+
+template <int Part>
 INNERQ_HD inline uint16_t activation_of(const Activations &from, int sub, int k) {
-    const uint32_t word = Part == kKeys ? from.words[4 * sub + k / 2] : from.words[2 * k + sub / 2];
-    return static_cast<uint16_t>(word >> (16 * (Part == kKeys ? k % 2 : sub % 2)));
+    const ActivationPlace at = activation_place<Part>(sub, k);
+    return static_cast<uint16_t>(from.words[at.word] >> (16 * at.half));
+}
+
+// Into words that were 0.
+template <int Part>
+INNERQ_HD inline void set_activation(Activations &to, int sub, int k, uint16_t bits) {
+    const ActivationPlace at = activation_place<Part>(sub, k);
+    to.words[at.word] |= static_cast<uint32_t>(bits) << (16 * at.half);
 }
 
 template <int Part>
@@ -153,46 +179,6 @@ INNERQ_HD inline void make_lambda(const Warp &warp, PerLane<float> &largest, uin
         PerLane<float> got = gathered(own, [k](int lane) { return run_channel<kKeys>(lane) + k; });
         warp([&](int lane) { set_lambda(to[lane], k, got[lane]); });
     }
-}
-
-// A lane's code words of one tile, from raised codes; stored codes are clamped to lowest .. 2^Bits - 1. Both halves of a
-// word have the same fields.
-template <int Bits>
-INNERQ_HD inline void join_codes(const float (&raised)[kGroups][kOfGroup], int lowest, uint32_t (&words)[Bits]) {
-    INNERQ_UNROLL
-    for (uint32_t &word : words) word = 0;
-    INNERQ_UNROLL
-    for (int place = 0; place < 16; ++place) {
-        const int sub = place / 4, cls = place % 4;
-        const uint32_t pair =
-            clamp_halves(low_halves(float_bits(raised[sub][2 * cls]), float_bits(raised[sub][2 * cls + 1])), lowest,
-                         (1 << Bits) - 1);
-        if (is_split(Bits, cls, sub)) {
-            INNERQ_UNROLL
-            for (int i = 0; i < Bits; ++i) words[i] |= ((pair >> i) & 0x00010001u) << 15;
-        } else {
-            const BitPlace at = bit_place(Bits, cls, sub, 0);
-            words[at.word] += pair << at.bit;
-        }
-    }
-}
-
-template <int Bits>
-INNERQ_HD inline void store_words(const TileParts &parts, int tile, int lane, int lowest,
-                                  const float (&raised)[kGroups][kOfGroup]) {
-    uint32_t words[Bits];
-    join_codes<Bits>(raised, lowest, words);
-    INNERQ_UNROLL
-    for (int w = 0; w < Bits; ++w) parts.codes[code_word(parts.tiles, Bits, tile, lane, w)] = words[w];
-}
-
-INNERQ_HD inline void store_raised(const TileParts &parts, int tile, int lane,
-                                   const float (&raised)[kGroups][kOfGroup]) {
-    const int lowest = parts.mode == kSymmetric ? 1 : 0;
-    if (parts.bits == 2) return store_words<2>(parts, tile, lane, lowest, raised);
-    if (parts.bits == 3) return store_words<3>(parts, tile, lane, lowest, raised);
-    if (parts.bits == 4) return store_words<4>(parts, tile, lane, lowest, raised);
-    store_words<8>(parts, tile, lane, lowest, raised);
 }
 
 }  // namespace innerq

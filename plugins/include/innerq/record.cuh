@@ -1,4 +1,4 @@
-// A tile's share of a record: codes between scratch memory and the fragment order of layout.cuh, scales and zeros.
+// The parts of a record, and scales and zeros in them.
 #pragma once
 
 #include "innerq/quantise.cuh"
@@ -43,98 +43,6 @@ INNERQ_HD inline GroupScale load_scale(const TileParts &parts, int part, int til
 // Group whose codes are in (lane, sub) of the record.
 INNERQ_HD constexpr int slot_group(int part, int lane, int sub) {
     return part == kKeys ? key_slot_token(lane, sub) : value_slot_channel(lane, sub);
-}
-
-// Whether the bits of a code lie in several words, bit 15 of each half: the sixteenth slot of 3-bit tiles.
-INNERQ_HD constexpr bool is_split(int bits, int cls, int sub) {
-    return bit_place(bits, cls, sub, 0).word != bit_place(bits, cls, sub, bits - 1).word;
-}
-
-// Bytes 2 i and 2 i + 1 of a word as the low bytes of its two halves, and back.
-INNERQ_HD inline uint32_t spread_bytes(uint32_t word, int i) {
-#ifdef __CUDA_ARCH__
-    return __byte_perm(word, 0, i == 0 ? 0x4140 : 0x4342);
-#else
-    const uint32_t pair = word >> (16 * i);
-    return (pair & 0xffu) | ((pair & 0xff00u) << 8);
-#endif
-}
-
-INNERQ_HD inline uint32_t join_bytes(uint32_t halves) { return (halves & 0xffu) | ((halves >> 8) & 0xff00u); }
-
-// A lane's code words of one tile. Both halves of a word have the same fields, so two codes move at a time.
-template <int Bits>
-INNERQ_HD inline void pack_words(TileScratch &scratch, int part, int lane, uint32_t (&words)[Bits]) {
-    INNERQ_UNROLL
-    for (uint32_t &word : words) word = 0;
-    INNERQ_UNROLL
-    for (int place = 0; place < 16; ++place) {
-        const int sub = place / 4, cls = place % 4;
-        const uint32_t four = scratch.codes[slot_group(part, lane, sub)][2 * (lane & 3) + cls / 2];
-        const uint32_t pair = spread_bytes(four, cls % 2);
-        if (is_split(Bits, cls, sub)) {
-            INNERQ_UNROLL
-            for (int i = 0; i < Bits; ++i) words[i] |= ((pair >> i) & 0x00010001u) << 15;
-        } else {
-            const BitPlace at = bit_place(Bits, cls, sub, 0);
-            words[at.word] |= pair << at.bit;
-        }
-    }
-}
-
-// The inverse of pack_words.
-template <int Bits>
-INNERQ_HD inline void unpack_words(TileScratch &scratch, int part, int lane, const uint32_t (&words)[Bits]) {
-    constexpr uint32_t kMask = ((1u << Bits) - 1u) * 0x00010001u;
-    INNERQ_UNROLL
-    for (int place = 0; place < 8; ++place) {
-        const int sub = place / 2, first = 2 * (place % 2);
-        uint32_t four = 0;
-        INNERQ_UNROLL
-        for (int cls = first; cls < first + 2; ++cls) {
-            const BitPlace at = bit_place(Bits, cls, sub, 0);
-            uint32_t pair = (words[at.word] >> at.bit) & kMask;
-            if (is_split(Bits, cls, sub)) {
-                pair = 0;
-                INNERQ_UNROLL
-                for (int i = 0; i < Bits; ++i) pair |= ((words[i] >> 15) & 0x00010001u) << i;
-            }
-            four |= join_bytes(pair) << (16 * (cls - first));
-        }
-        scratch.codes[slot_group(part, lane, sub)][2 * (lane & 3) + place % 2] = four;
-    }
-}
-
-template <int Bits>
-INNERQ_HD inline void store_lane(const TileParts &parts, TileScratch &scratch, int part, int tile, int lane) {
-    uint32_t words[Bits];
-    pack_words<Bits>(scratch, part, lane, words);
-    INNERQ_UNROLL
-    for (int w = 0; w < Bits; ++w) parts.codes[code_word(parts.tiles, Bits, tile, lane, w)] = words[w];
-}
-
-template <int Bits>
-INNERQ_HD inline void load_lane(const TileParts &parts, TileScratch &scratch, int part, int tile, int lane) {
-    uint32_t words[Bits];
-    INNERQ_UNROLL
-    for (int w = 0; w < Bits; ++w) words[w] = parts.codes[code_word(parts.tiles, Bits, tile, lane, w)];
-    unpack_words<Bits>(scratch, part, lane, words);
-}
-
-// Writes a lane's share of the codes in scratch to the record.
-INNERQ_HD inline void store_codes(const TileParts &parts, TileScratch &scratch, int part, int tile, int lane) {
-    if (parts.bits == 2) return store_lane<2>(parts, scratch, part, tile, lane);
-    if (parts.bits == 3) return store_lane<3>(parts, scratch, part, tile, lane);
-    if (parts.bits == 4) return store_lane<4>(parts, scratch, part, tile, lane);
-    store_lane<8>(parts, scratch, part, tile, lane);
-}
-
-// Reads a lane's share of the codes of the record into scratch.
-INNERQ_HD inline void load_codes(const TileParts &parts, TileScratch &scratch, int part, int tile, int lane) {
-    if (parts.bits == 2) return load_lane<2>(parts, scratch, part, tile, lane);
-    if (parts.bits == 3) return load_lane<3>(parts, scratch, part, tile, lane);
-    if (parts.bits == 4) return load_lane<4>(parts, scratch, part, tile, lane);
-    load_lane<8>(parts, scratch, part, tile, lane);
 }
 
 }  // namespace innerq

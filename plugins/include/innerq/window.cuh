@@ -40,7 +40,9 @@ struct WindowPlan {
     INNERQ_HD int place_of(int beyond) const { return beyond < 0 ? beyond : beyond - places.divide(beyond) * ring(); }
 
     // q(n) of SPEC section 2, for any n without overflow.
-    INNERQ_HD int blocks_of(int tokens) const { return tokens < kept ? 0 : (tokens - kept) / kGroup; }
+    INNERQ_HD int blocks_of(int tokens) const {
+        return tokens < kept ? 0 : static_cast<int>(static_cast<uint32_t>(tokens - kept) / kGroup);
+    }
 };
 
 // Rows of the window of one tile place, from one channel of it, by place in the ring; sink tokens have places below 0.
