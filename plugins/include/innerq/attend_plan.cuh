@@ -58,15 +58,6 @@ struct Divisor {
     }
 };
 
-// floor(x / y) for 0 <= x < 2^31, 0 < y, and a quotient below 2^20. inverse: of float(y), to 2^-22.
-INNERQ_HD inline int small_quotient(int x, int y, float inverse) {
-    int quotient = static_cast<int>(static_cast<float>(x) * inverse);
-    const int rest = x - quotient * y;
-    quotient -= rest < 0;
-    quotient += rest >= y;
-    return quotient;
-}
-
 // The cache of a sequence, without the pointers.
 struct CacheShape {
     int sink, ring, capacity_blocks;  // ring = recent + 32
@@ -120,15 +111,14 @@ struct Sequence {
     }
 };
 
-// Cutting `total` units into `parts` of kLeastUnits at least: part p is [cut(p), cut(p + 1)). The first `longer` have one unit
-// more; where there is little to do, the last ones have less or nothing.
+// Cutting `total` units into `parts`, the first `longer` of which have one unit more: part p is [cut(p), cut(p + 1)).
 struct Cuts {
-    int total, each, longer;
+    int each, longer;
+    INNERQ_HD Cuts(int total, int parts) : each(unsigned(total) / unsigned(parts)), longer(total - each * parts) {}
     INNERQ_HD Cuts(int total, const Divisor &parts)
-        : total(total),
-          each(at_least(parts.divide(total), kLeastUnits)),
-          longer(at_least(total - each * static_cast<int>(parts.divisor), 0)) {}
-    INNERQ_HD int cut(int p) const { return at_most(each * p + at_most(p, longer), total); }
+        : each(parts.divide(total)), longer(total - each * static_cast<int>(parts.divisor)) {}
+    INNERQ_HD int cut(int p) const { return each * p + at_most(p, longer); }
+    // each > 0
     INNERQ_HD int part_of(int unit) const {
         const int in_longer = (each + 1) * longer;
         const bool beyond = unit >= in_longer;
@@ -157,5 +147,8 @@ struct Team {
         return {member - over, without, member < over ? 0 : without == 0 ? 0 : rounds, rounds * without + member, size};
     }
 };
+
+// Parts worth starting for `total` units.
+INNERQ_HD inline int useful_parts(int total, int available) { return clamp_int(total / kLeastUnits, 1, available); }
 
 }  // namespace innerq::attend
