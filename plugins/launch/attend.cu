@@ -8,6 +8,10 @@
 namespace innerq {
 namespace {
 
+static_assert(INNERQ_MAX_KV_HEADS * (INNERQ_MAX_GROUP_HEADS * INNERQ_MAX_ATTEND_TOKENS / attend::kRows) <=
+                  attend::kMostLines,
+              "a segment's number would not be found (small_quotient)");
+
 int row_chunks_of(const CacheParams &cache, int query_heads, int tokens) {
     return (query_heads / cache.kv_heads * tokens + attend::kRows - 1) / attend::kRows;
 }

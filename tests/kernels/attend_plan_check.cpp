@@ -40,11 +40,28 @@ static bool check_tokens(const Sequence &s, int past, int fresh, const CacheShap
     return s.sinks + s.tail + in_blocks == past && s.blocks <= due && s.tail <= cache.ring;
 }
 
+// Parts follow each other, miss nothing, know their units, are alike, or have a part's least number of units up to the last
+// that has any.
 static bool check_cuts(int total, int parts) {
-    const Cuts cuts(total, parts);
+    const Cuts cuts(total, Divisor(parts));
     if (cuts.cut(0) != 0 || cuts.cut(parts) != total) return false;
-    for (int p = 0; p < parts; ++p)
-        if (cuts.part_of(cuts.cut(p)) != p || cuts.part_of(cuts.cut(p + 1) - 1) != p) return false;
+    for (int p = 0; p < parts; ++p) {
+        const int begin = cuts.cut(p), end = cuts.cut(p + 1), units = end - begin;
+        if (units < 0 || (units == 0 && end != total)) return false;
+        if (units > 0 && (cuts.part_of(begin) != p || cuts.part_of(end - 1) != p)) return false;
+        const int even = total / parts;
+        if (even >= kLeastUnits ? units < even || units > even + 1 : units > kLeastUnits) return false;
+        if (even < kLeastUnits && end < total && units != kLeastUnits) return false;
+    }
+    return true;
+}
+
+// Whatever a reciprocal of that precision errs.
+static bool check_quotient(int x, int y) {
+    for (float error : {-1.f, 0.f, 1.f}) {
+        const float inverse = 1.f / static_cast<float>(y) * (1.f + error / (1 << 22));
+        if (x / y <= kMostLines && small_quotient(x, y, inverse) != x / y) return false;
+    }
     return true;
 }
 
@@ -95,9 +112,16 @@ int main() {
                     return fail("steps of past, fresh, room", past, fresh, room);
                 if (!check_tokens(s, past, fresh, cache)) return fail("tokens of past, fresh, room", past, fresh, room);
             }
-    for (int total : {1, 5, 8, 1000, 65536, 2000000000})
-        for (int parts : {1, 7, 132})
-            if (total >= parts && !check_cuts(total, parts)) return fail("cuts", total, parts, 0);
+    for (int total : {1, 5, 8, 9, 55, 56, 57, 1000, 1055, 1056, 1057, 65536, 2000000000})
+        for (int parts : {1, 7, 132, 256})
+            if (!check_cuts(total, parts)) return fail("cuts", total, parts, 0);
+    for (int y : {1, 2, 5, 7, 144, 4103, 65537, 16777217, 2147483647})
+        for (int quotient : {0, 1, 2, 7, 255, 1000, kMostLines - 1, kMostLines})
+            for (int rest : {-1, 0, 1, y / 2}) {
+                const long long x = static_cast<long long>(quotient) * y + rest;
+                if (x < 0 || x > 2147483647) continue;
+                if (!check_quotient(static_cast<int>(x), y)) return fail("quotient", static_cast<int>(x), y, 0);
+            }
     for (int size = 1; size <= 8; ++size)
         for (int chunks = 0; chunks < 30; ++chunks)
             for (int steps = 0; steps < 200; steps += 7)

@@ -63,34 +63,49 @@ __device__ __forceinline__ void load_query(const Task &task, const Segment &segm
 }
 
 // Wakes the memory while this warp still works out its share: the step that will most likely be its first and, of pages, the
-// block table where the first 32 steps will look. begin: the CTA's first unit.
+// block table where the first 32 steps will look. sighting: of the warp's first unit. begin: the CTA's first unit.
 template <int kCount>
-__device__ __forceinline__ void prefetch_first_step(const Task &task, const SegmentWalk &walk, int begin, int warp,
-                                                    int lane) {
+__device__ __forceinline__ void prefetch_first_step(const Task &task, const Opening &opening, const Sighting &sighting,
+                                                    int begin, int warp, int lane) {
 #if INNERQ_BULK_COPY
-    const int block = walk.sequence.steps_before<kCount>(at_least(begin - walk.segment.start, 0)) + kCount * warp;
+    const Sequence &sequence = sighting.own.sequence;
     const CacheParams &cache = task.params.cache;
-    int count = min(kCount, walk.sequence.blocks - block);
-    unsigned row = first_row(task, walk.segment) + block;
+    const int start = sighting.start + sighting.index * sequence.units;
+    Segment segment = {};
+    segment.batch = sighting.batch, segment.head = opening.by_chunks.divide(sighting.index);
+    int block = sequence.steps_before<kCount>(at_least(begin - start, 0)) + kCount * warp;
+    int count = min(kCount, sequence.blocks - block);
+    unsigned row = (segment.batch * opening.kv_heads + segment.head) * opening.cache.capacity_blocks + block;
+    bool elected = sighting.inside;
     if (cache.block_table != nullptr) {
-        const int own = block + kCount * static_cast<int>(task.by_warps.divisor) * lane;
-        row = own < walk.sequence.blocks ? paged_row(task, walk.segment, own) : kNoPage;
-        if (cache.page_blocks % kCount != 0) count = min(count, 1);
+        const int from = sighting.lane_inside();
+        const int blocks = __shfl_sync(0xffffffffu, sequence.blocks, from);
+        segment.batch = __shfl_sync(0xffffffffu, segment.batch, from);
+        segment.head = __shfl_sync(0xffffffffu, segment.head, from);
+        block = __shfl_sync(0xffffffffu, block, from) + kCount * static_cast<int>(task.by_warps.divisor) * lane;
+        row = from >= 0 && block < blocks ? paged_row(task, segment, block) : kNoPage;
+        count = min(cache.page_blocks % kCount != 0 ? 1 : kCount, blocks - block);
+        elected = lane == 0;
     }
-    if (lane == 0 && count > 0 && row != kNoPage) bulk_prefetch(record_at(cache, row), count * cache.record_bytes);
+    if (elected && count > 0 && row != kNoPage)
+        bulk_prefetch(opening.blocks + uint64_t{row} * opening.record_bytes, count * opening.record_bytes);
 #endif
 }
 
 // This warp's part of units [from, to) of a segment, which a team shares: window chunks first, then records. raw: the
-// segment's query, on its way; converted here.
-template <int kShare, int kTiles, class KeyCodes, class ValueCodes>
+// segment's query, on its way; converted here. meanwhile: is called once, when the first copies are under way.
+template <int kShare, int kTiles, class KeyCodes, class ValueCodes, class Meanwhile>
 __device__ __forceinline__ void attend_piece(const Launch<KeyCodes, ValueCodes> &launch, const RecordLayout &layout,
                                              const SegmentWalk &walk, int from, int to, const Team &team, Ring &ring,
-                                             int lane, RawQuery<kTiles> &raw, Softmax<kTiles> &state) {
+                                             int lane, RawQuery<kTiles> &raw, Softmax<kTiles> &state,
+                                             const Meanwhile &meanwhile) {
     const Task &task = launch.task;
     const Sequence &sequence = walk.sequence;
     const Segment &segment = walk.segment;
-    if (segment.fresh == 0) return state.clear();
+    if (segment.fresh == 0) {
+        meanwhile();
+        return state.clear();
+    }
     constexpr int per_step = kStepRecords<kTiles, KeyCodes, ValueCodes>;
     const int begin = sequence.steps_before<per_step>(from), end = sequence.steps_before<per_step>(to);
     const int first_chunk = sequence.chunks_before(from), last_chunk = sequence.chunks_before(to);
@@ -122,6 +137,7 @@ __device__ __forceinline__ void attend_piece(const Launch<KeyCodes, ValueCodes> 
     };
 #pragma unroll 1
     for (int s = 0; s < kStages; ++s) ask();
+    meanwhile();
 
     const float log2_scale = task.params.scale * 1.4426950408889634f;
     Query<kTiles, KeyCodes, kShare> query;
@@ -174,17 +190,16 @@ __device__ __forceinline__ int partial_of(const Segment &segment, int begin, int
     return segment.start + segment.units > end ? 1 : -1;
 }
 
-// The first and the last run of a CTA can be part of a segment that other CTAs share. Four lanes see to them, two to each:
-// 2 end_run + (0: the first part that shares it, 1: the last). Returns, to the even ones, whether to count in at it.
-__device__ __forceinline__ bool meet_others(const Cuts &cuts, const Runs &runs, int lane, Arrival *arrivals) {
-    const int end_run = lane / 2, part = blockIdx.x;
-    const bool exists = end_run < runs.count();
-    const Segment segment = exists ? runs.segment(runs.members(end_run * (runs.count() - 1))) : Segment{};
-    const int own = cuts.part_of(segment.start + (lane % 2) * (segment.units - 1));
-    const int last = __shfl_xor_sync(0xfu, own, 1);
-    if (lane % 2) return false;
-    arrivals[end_run] = {segment, false, own, last};
-    return exists && partial_of(segment, cuts.cut(part), cuts.cut(part + 1)) >= 0;
+// A CTA shares at most two segments with its neighbours: of arrivals[0] it does not hold the beginning, of arrivals[1] only
+// the beginning. Who else has part of them (last < 0: nobody) is noted while memory is waited for, by the warp that has the
+// CTA's first unit and the one that has its last. Lanes 0 and 1 work out a part each.
+__device__ __forceinline__ void note_sharers(const Cuts &cuts, const Segment &segment, int which, int lane,
+                                             Arrival *arrivals) {
+    const int part = blockIdx.x;
+    const bool shared = partial_of(segment, cuts.cut(part), cuts.cut(part + 1)) == which;
+    const int own = shared ? cuts.part_of(segment.start + (lane & 1) * (segment.units - 1)) : 0;
+    const int last = __shfl_down_sync(0xffffffffu, own, 1);
+    if (lane == 0) arrivals[which] = {segment, false, own, shared ? last : -1};
 }
 
 // Adds up what the warps of this CTA left in shared memory, run by run of the same segment, and hands on.
@@ -197,8 +212,6 @@ __device__ __forceinline__ void merge_warps(const Output &output, const Cuts &cu
     Arrival *arrivals = reinterpret_cast<Arrival *>(shared + plan.arrivals());
     const int part = blockIdx.x, begin = cuts.cut(part), end = cuts.cut(part + 1);
     const Runs runs(reinterpret_cast<const Segment *>(shared + plan.segments()), 2 * warps, threadIdx.x % 32);
-    const int lane = static_cast<int>(threadIdx.x - (blockDim.x - 32));  // of the last warp, which has least to add up
-    const bool arrives = lane >= 0 && lane < 4 && meet_others(cuts, runs, lane, arrivals);
 #pragma unroll 1
     for (unsigned v = threadIdx.x; v < runs.count() * kItems; v += blockDim.x) {
         const unsigned members = runs.members(v / kItems);
@@ -221,7 +234,7 @@ __device__ __forceinline__ void merge_warps(const Output &output, const Cuts &cu
         }
     }
     __syncthreads();
-    if (arrives) arrive(output.task, arrivals[lane / 2]);
+    if (threadIdx.x < 2 && arrivals[threadIdx.x].last >= 0) arrive(output.task, arrivals[threadIdx.x]);
     __syncthreads();
 #pragma unroll 1
     for (unsigned v = threadIdx.x; v < 2 * kItems; v += blockDim.x)
@@ -239,6 +252,12 @@ __global__ void __launch_bounds__(32 * kMaxWarps, 1)
     const Task &task = launch.task;
     const int warps = blockDim.x / 32, lane = threadIdx.x % 32;
     const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0);  // in a uniform register
+    release_next_grid();
+    wait_for_previous_grid();
+    Lengths lengths = OwnSequence::lengths(task.params, lane);
+    const int zero = hidden_zero(lane);
+    const Opening opening(task, zero);
+
     const RecordLayout layout = record_layout(kHeadDim, launch.keys.bits(), launch.keys.zero() != kNoZero,
                                               launch.values.bits(), launch.values.zero() != kNoZero);
     const SharedPlan plan{Slot8<kTiles>::kBytes, stage_bytes<kTiles, KeyCodes, ValueCodes>(layout.bytes)};
@@ -247,24 +266,25 @@ __global__ void __launch_bounds__(32 * kMaxWarps, 1)
               task.row_chunks == 1, lane);
     Segment *segments = reinterpret_cast<Segment *>(shared + plan.segments()) + 2 * warp;
     if (lane < 2) segments[lane].units = 0;
+    Arrival *arrivals = reinterpret_cast<Arrival *>(shared + plan.arrivals());
     __syncwarp();
-    release_next_grid();
-    wait_for_previous_grid();
+    const int gate = *const_cast<volatile const int *>(&segments->units);  // 0; keeps the compiler from waiting sooner
+    lengths.past += gate, lengths.fresh += gate;
+    const OwnSequence first(lengths.sequence(opening.tokens, opening.cache), lane < opening.batch);
+    const int units = count_units(task.params, first, lane);
+    const Cuts early_cuts((units + zero) * opening.lines, opening.by_grid);
+    const Shares early(opening.by_warps, early_cuts.cut(opening.part), early_cuts.cut(opening.part + 1));
+    const Sighting sighting(task.params, first, opening.lines, early.cut(warp), lane);
+    prefetch_first_step<kStepRecords<kTiles, KeyCodes, ValueCodes>>(task, opening, sighting, early.begin, warp, lane);
 
-    const Census census(task.params, lane);
-    const int total = census.units * static_cast<int>(task.lines.divisor);
-    const int part_count = useful_parts(total, gridDim.x);
-    const bool all = part_count == static_cast<int>(task.by_grid.divisor);
-    const Cuts parts = all ? Cuts(total, task.by_grid) : Cuts(total, part_count);
-    if (static_cast<int>(blockIdx.x) >= part_count) return;
-    const int begin = parts.cut(blockIdx.x);
-    const Shares shares(task, begin, parts.cut(blockIdx.x + 1));
+    const Cuts cuts = uniform(early_cuts);
+    const Shares shares = uniform(early);
+    if (shares.begin == shares.end) return;
     const Output output{task, power_of_two(unit_exponent(launch.values.bits()))};
     int unit = shares.cut(warp);
     const int end = shares.cut(warp + 1);
     if (unit < end) {
-        SegmentWalk walk(task, census, unit, lane);
-        prefetch_first_step<kStepRecords<kTiles, KeyCodes, ValueCodes>>(task, walk, begin, warp, lane);
+        SegmentWalk walk(task, sighting);
 #pragma unroll 1
         while (true) {
             const Segment &segment = walk.segment;
@@ -280,7 +300,11 @@ __global__ void __launch_bounds__(32 * kMaxWarps, 1)
                 team_to = shares.cut(32 - __clz(members)) - segment.start;
             }
             Softmax<kTiles> state;
-            attend_piece<kShare>(launch, layout, walk, team_from, team_to, team, ring, lane, raw, state);
+            const auto meanwhile = [&] {
+                if (unit == shares.begin) note_sharers(cuts, segment, 0, lane, arrivals);
+                if (segment.start + to == shares.end) note_sharers(cuts, segment, 1, lane, arrivals);
+            };
+            attend_piece<kShare>(launch, layout, walk, team_from, team_to, team, ring, lane, raw, state, meanwhile);
             const bool ends = to == segment.units;
             if (ends && from == 0) {
                 write_output(output, segment, state, lane);
@@ -296,7 +320,7 @@ __global__ void __launch_bounds__(32 * kMaxWarps, 1)
         }
     }
     __syncthreads();
-    merge_warps<kShare, kTiles>(output, parts, shared, plan, warps);
+    merge_warps<kShare, kTiles>(output, cuts, shared, plan, warps);
 }
 
 }  // namespace innerq::attend

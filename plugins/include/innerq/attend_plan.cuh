@@ -13,12 +13,13 @@
 
 namespace innerq::attend {
 
-inline constexpr int kWindowTokens = 16;  // tokens of a window chunk
-inline constexpr int kWindowUnits = 4;    // what a window chunk costs, in blocks; a power of two
-inline constexpr int kStartUnits = 4;     // what a new segment costs a warp
-inline constexpr int kRows = 8;           // query rows of a segment: (token, head of the group), token-major
-inline constexpr int kMaxParts = 256;     // CTAs of a launch at most
-inline constexpr int kLeastUnits = 8;     // units of a CTA at least
+inline constexpr int kWindowTokens = 16;    // tokens of a window chunk
+inline constexpr int kWindowUnits = 4;      // what a window chunk costs, in blocks; a power of two
+inline constexpr int kStartUnits = 4;       // what a new segment costs a warp
+inline constexpr int kRows = 8;             // query rows of a segment: (token, head of the group), token-major
+inline constexpr int kMaxParts = 256;       // CTAs of a launch at most
+inline constexpr int kLeastUnits = 8;       // units of a CTA at least
+inline constexpr int kMostLines = 1 << 15;  // segments of a sequence at most
 
 // The record whose scores column n of a product holds, if kShare records share its 8 columns.
 template <int kShare>
@@ -57,6 +58,15 @@ struct Divisor {
 #endif
     }
 };
+
+// floor(x / y) for 0 <= x < 2^31, 0 < y, and a quotient up to kMostLines. inverse: 1 / y, to 2^-22 of it.
+INNERQ_HD inline int small_quotient(int x, int y, float inverse) {
+    int quotient = static_cast<int>(static_cast<float>(x) * inverse);
+    const int rest = x - quotient * y;
+    quotient -= rest < 0;
+    quotient += rest >= y;
+    return quotient;
+}
 
 // The cache of a sequence, without the pointers.
 struct CacheShape {
@@ -111,14 +121,15 @@ struct Sequence {
     }
 };
 
-// Cutting `total` units into `parts`, the first `longer` of which have one unit more: part p is [cut(p), cut(p + 1)).
+// Cutting `total` units into `parts` of kLeastUnits at least: part p is [cut(p), cut(p + 1)). The first `longer` have one
+// unit more; where there is little to do, the last ones have less or nothing.
 struct Cuts {
-    int each, longer;
-    INNERQ_HD Cuts(int total, int parts) : each(unsigned(total) / unsigned(parts)), longer(total - each * parts) {}
+    int total, each, longer;
     INNERQ_HD Cuts(int total, const Divisor &parts)
-        : each(parts.divide(total)), longer(total - each * static_cast<int>(parts.divisor)) {}
-    INNERQ_HD int cut(int p) const { return each * p + at_most(p, longer); }
-    // each > 0
+        : total(total),
+          each(at_least(parts.divide(total), kLeastUnits)),
+          longer(at_least(total - each * static_cast<int>(parts.divisor), 0)) {}
+    INNERQ_HD int cut(int p) const { return at_most(each * p + at_most(p, longer), total); }
     INNERQ_HD int part_of(int unit) const {
         const int in_longer = (each + 1) * longer;
         const bool beyond = unit >= in_longer;
@@ -147,8 +158,5 @@ struct Team {
         return {member - over, without, member < over ? 0 : without == 0 ? 0 : rounds, rounds * without + member, size};
     }
 };
-
-// Parts worth starting for `total` units.
-INNERQ_HD inline int useful_parts(int total, int available) { return clamp_int(total / kLeastUnits, 1, available); }
 
 }  // namespace innerq::attend
