@@ -69,8 +69,17 @@ class RecordSource {
     __device__ __forceinline__ void look_up(int step) {
         looked_up_ = step + 32;
         const int own = block(step + lane_);
+        // Steps begin at multiples of kCount, so that each lies in one page of whole steps.
+        const bool same_page = task_.params.cache.page_blocks % kCount == 0;
 #pragma unroll
-        for (int r = 0; r < kCount; ++r) own_[r] = own + r < end_ ? paged_row(task_, segment_, own + r) : kBehindEnd;
+        for (int r = 0; r < kCount; ++r) {
+            if (own + r >= end_)
+                own_[r] = kBehindEnd;
+            else if (r > 0 && same_page)
+                own_[r] = own_[0] == kNoPage ? kNoPage : own_[0] + r;
+            else
+                own_[r] = paged_row(task_, segment_, own + r);
+        }
     }
 
     const Task &task_;
