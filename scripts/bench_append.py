@@ -3,7 +3,8 @@
 check: every library's cache against the first one's, bit for bit (tests/kernels holds a library to the reference).
 time, more: 8 sequences x 8 KV heads x 1 token, a block due in all sequences or in none; "ev" (medians of event pairs,
 queue kept full) and "graph" (launches replayed), inputs and outputs rotated over more than 400 MB. Lengths are rotated
-too ("own"), or one tensor for all calls, as the layers of a model share it ("shared"). Needs torch with CUDA.
+too ("own"), or one tensor for all calls, as the layers of a model share it ("shared"). Beside them an empty kernel and
+a copy of a due block's rows, of the same run. Needs torch with CUDA.
 """
 
 from __future__ import annotations
@@ -169,6 +170,11 @@ def nothing(_: Call) -> None:
     torch.cuda._sleep(0)
 
 
+def copied(call: Call) -> None:
+    """Copy as many rows as a due block has within the window: what the reading alone costs a kernel of torch's."""
+    call.window[:, :, :, 64:96].copy_(call.window[:, :, :, 32:64])
+
+
 def of(launch: Callable[[Call], object], calls: list[Call]) -> Callable[[int], object]:
     """Return the launch of the i-th call."""
     return lambda i: launch(calls[i])
@@ -184,6 +190,7 @@ def clock(libraries: list[Append], shapes: dict[str, Case]) -> None:
                     call.args.past_length_B = calls[0].past.data_ptr()
             launches: dict[str, Callable[[Call], object]] = {
                 "(nothing)": nothing,
+                "(copy)": copied,
                 **{library.name: library for library in libraries},
             }
             took: dict[str, list[float]] = {key: [] for key in launches}
