@@ -82,10 +82,11 @@ def test_ragged_rows_behind_the_new_length_are_zero(kernels, with_prefill):
     assert not got[1].any()
 
 
+@pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize(("group", "tokens"), [(3, 3), (4, 3), (8, 2), (6, 3), (8, 4), (4, 16)])
-def test_query_rows_of_several_products(kernels, group, tokens):
+def test_query_rows_of_several_products(kernels, group, tokens, head_dim):
     """9 to 64 rows of a KV head: kernels take 8 or 16 at a time, and the second sequence has a new token less."""
-    pair = filled(kernels, PRESETS["base"], past=(1500, 150), blocks=48)
+    pair = filled(kernels, PRESETS["base"], past=(1500, 150), blocks=48, head_dim=head_dim)
     got, expected = attend_both(pair, tokens, 2 * group, new=[tokens, tokens - 1])
     for b in range(2):
         assert relative_error(got[b], expected[b]) <= 2e-3
