@@ -179,7 +179,7 @@ def test_recording_the_graph_changes_nothing_in_the_cache(folder):
     session = TorchSession(folder, TorchOptions(device="cuda"), batch=2)
     session.prefill([list(range(200)), [7] * 170])
     before = [tensor.clone() for tensor in session.cache(0).values()]
-    session._decoder._capture()
+    session._decoder._warm_up()
     torch.cuda.synchronize()
     assert all(torch.equal(*pair) for pair in zip(before, session.cache(0).values(), strict=True))
 

@@ -268,7 +268,9 @@ __global__ void __launch_bounds__(32 * kMaxWarps, 1)
     if (lane < 2) segments[lane].units = 0;
     Arrival *arrivals = reinterpret_cast<Arrival *>(shared + plan.arrivals());
     __syncwarp();
-    const int gate = *const_cast<volatile const int *>(&segments->units);  // 0; keeps the compiler from waiting sooner
+    // Always 0; the compiler, which cannot know, does not wait for the lengths before it is here.
+    const int gate = *const_cast<volatile const int *>(&segments->units);
+    __syncwarp();
     lengths.past += gate, lengths.fresh += gate;
     const OwnSequence first(lengths.sequence(opening.tokens, opening.cache), lane < opening.batch);
     const int units = count_units(task.params, first, lane);
