@@ -10,8 +10,9 @@
  * - Functions may be called from any thread. Calls that share a cache or a workspace must be ordered by the caller.
  * - Tensors are row-major; a name ends in its shape. B sequences, Hq query heads, Hkv key/value heads, S new tokens,
  *   D head dim, W = sink + recent + 32 window slots, NB blocks of 32 tokens a sequence has room for. Offsets are
- * 64-bit.
- * - All data pointers are 16-byte aligned. `activation` below is the dtype of window, queries, new tokens and outputs.
+ *   64-bit.
+ * - Windows, records, lambdas, activations and workspaces are 16-byte aligned, logical codes 4-byte, all else as its type;
+ *   what is not is refused. `activation` below is the dtype of window, queries, new tokens and outputs.
  *
  * The cache of one layer (SPEC section 2), tokens of sequence b counted from 0, n = tokens held:
  *   block j (tokens sink + 32 j ...) for j < q(n) = max(0, floor((n - sink - recent) / 32)) is one packed record;
