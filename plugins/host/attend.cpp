@@ -21,7 +21,7 @@ struct History {
 // Stores one tile of a record as floats, code by code; tokens >= past belong to the call and are taken in full precision.
 void read_record(const CacheParams &cache, uint8_t *record, TilePlace at, int64_t first_token, History &history) {
     const TileParts parts = parts_of(cache, record, at.part);
-    const uint16_t *lambda = lambda_row(cache, at.batch, at.head);
+    const uint16_t *lambda = at.part == kKeys && cache.learns_lambda ? lambda_place(cache, at) : nullptr;
     std::vector<float> &out = at.part == kKeys ? history.key_TD : history.value_TD;
     for (int i = 0; i < kGroup * kGroup; ++i) {
         const int row = i / kGroup, column = i % kGroup, channel = kGroup * at.tile + column;
@@ -30,8 +30,7 @@ void read_record(const CacheParams &cache, uint8_t *record, TilePlace at, int64_
         const int code = static_cast<int>(get_code(parts.codes, parts.tiles, parts.bits, at.tile, slot));
         const GroupScale scale = load_scale(parts, at.part, at.tile, at.part == kKeys ? row : column);
         const float x = dequantise(code, scale, parts.bits, parts.mode);
-        const bool multiplies = at.part == kKeys && cache.learns_lambda;
-        out[(first_token + row) * cache.head_dim + channel] = multiplies ? x * from_half(lambda[channel]) : x;
+        out[(first_token + row) * cache.head_dim + channel] = lambda != nullptr ? x * from_half(lambda[column]) : x;
     }
 }
 

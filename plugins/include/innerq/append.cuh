@@ -37,8 +37,7 @@ INNERQ_HD inline int flags_of(const WindowPlan &plan, int past, int fresh) {
 
 // The plan of one sequence, its pages not yet looked at.
 INNERQ_HD inline SequenceStep plan_sequence(const WindowPlan &plan, int batch) {
-    const int past = plan.past_length_B[batch];
-    const int fresh = plan.new_length_B != nullptr ? plan.new_length_B[batch] : plan.tokens;
+    const int past = plan.past_length_B[batch], fresh = plan.fresh_of(batch);
     const int flags = flags_of(plan, past, fresh), first = plan.blocks_of(past);
     if (flags != 0) return {0, 0, 0, 0, flags};
     return {past, fresh, first, plan.blocks_of(past + fresh) - first, 0};
@@ -51,15 +50,6 @@ INNERQ_HD inline bool fixes_lambda(const CacheParams &cache, const SequenceStep 
 
 INNERQ_HD inline const uint16_t *new_row(const TokenParams &tokens, TilePlace at, int token) {
     return token_row(tokens, at.batch, at.head, token) + kGroup * at.tile;
-}
-
-INNERQ_HD inline uint16_t *slot_row(const CacheParams &cache, TilePlace at, int slot) {
-    return window_row(cache, at.batch, at.part, at.head, slot) + kGroup * at.tile;
-}
-
-// Lambda of channel 0 of a key tile.
-INNERQ_HD inline uint16_t *lambda_place(const CacheParams &cache, TilePlace at) {
-    return lambda_row(cache, at.batch, at.head) + kGroup * at.tile;
 }
 
 // The lane's activations of a block that the window holds; `rows` from the lane's first channel.

@@ -30,8 +30,7 @@ struct FusedAppend {
 
     template <int Part>
     INNERQ_HD void run(TilePlace at, int, const Warp &warp) const {
-        const int past = plan.past_length_B[at.batch];
-        const int fresh = plan.new_length_B != nullptr ? plan.new_length_B[at.batch] : plan.tokens;
+        const int past = plan.past_length_B[at.batch], fresh = plan.fresh_of(at.batch);
         PerLane<Lane> lanes;
         warp([&](int lane) { lanes[lane].rows = WindowRows(plan, at, run_channel<Part>(lane)); });
         const int block = plan.blocks_of(past);

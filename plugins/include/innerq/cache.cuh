@@ -1,6 +1,8 @@
 // Where things lie in a cache: records, window rows, new tokens. Offsets are 64-bit throughout.
 #pragma once
 
+#include <type_traits>
+
 #include "innerq/params.cuh"
 #include "innerq/portable.cuh"
 
@@ -61,31 +63,46 @@ INNERQ_HD inline uint16_t *token_row(const TokenParams &tokens, int batch, int h
            token * tokens.stride_token;
 }
 
-// Eight neighbouring 16-bit numbers, moved as 16 bytes.
+// Neighbouring 16-bit numbers, moved as 16 or as 8 bytes.
 struct alignas(16) Chunk {
     uint32_t words[4];
 };
+struct alignas(8) HalfChunk {
+    uint32_t words[2];
+};
+
+#ifdef __CUDA_ARCH__
+template <class Words>
+using VectorOf =
+    std::conditional_t<sizeof(Words) == 16, uint4, std::conditional_t<sizeof(Words) == 8, uint2, uint32_t>>;
+#endif
+
+// Moves a word, a HalfChunk or a Chunk at once; what is pointed at is aligned to its size.
+template <class Words>
+INNERQ_HD inline Words load_as(const void *from) {
+    Words words;
+#ifdef __CUDA_ARCH__
+    reinterpret_cast<VectorOf<Words> &>(words) = *static_cast<const VectorOf<Words> *>(from);
+#else
+    memcpy(&words, from, sizeof words);
+#endif
+    return words;
+}
+
+template <class Words>
+INNERQ_HD inline void store_as(void *to, const Words &words) {
+#ifdef __CUDA_ARCH__
+    *static_cast<VectorOf<Words> *>(to) = reinterpret_cast<const VectorOf<Words> &>(words);
+#else
+    memcpy(to, &words, sizeof words);
+#endif
+}
 
 INNERQ_HD inline uint16_t number_of(const Chunk &chunk, int i) {
     return static_cast<uint16_t>(chunk.words[i / 2] >> (16 * (i % 2)));
 }
 
-INNERQ_HD inline Chunk load_chunk(const uint16_t *from) {
-    Chunk chunk;
-#ifdef __CUDA_ARCH__
-    reinterpret_cast<uint4 &>(chunk) = *reinterpret_cast<const uint4 *>(from);
-#else
-    memcpy(&chunk, from, sizeof chunk);
-#endif
-    return chunk;
-}
-
-INNERQ_HD inline void store_chunk(uint16_t *to, const Chunk &chunk) {
-#ifdef __CUDA_ARCH__
-    *reinterpret_cast<uint4 *>(to) = reinterpret_cast<const uint4 &>(chunk);
-#else
-    memcpy(to, &chunk, sizeof chunk);
-#endif
-}
+INNERQ_HD inline Chunk load_chunk(const uint16_t *from) { return load_as<Chunk>(from); }
+INNERQ_HD inline void store_chunk(uint16_t *to, const Chunk &chunk) { store_as(to, chunk); }
 
 }  // namespace innerq

@@ -32,8 +32,7 @@ INNERQ_HD inline void dequantise_tile(const CacheParams &cache, uint8_t *record,
     CodePairs pairs;
     load_codes(parts, at.tile, lane, pairs);
     Chunk lambda{};
-    if (multiplies)
-        lambda = load_chunk(lambda_row(cache, at.batch, at.head) + kGroup * at.tile + run_channel<kKeys>(lane));
+    if (multiplies) lambda = load_chunk(lambda_place(cache, at) + run_channel<kKeys>(lane));
     INNERQ_UNROLL
     for (int i = 0; i < kGroups * kOfGroup; ++i) {
         const int sub = i / kOfGroup, k = i % kOfGroup;
@@ -66,8 +65,7 @@ INNERQ_HD inline void read_unquantised(const DequantiseParams &params, TilePlace
     Chunk chunk{};
     if (token < end) {
         if (token >= cache.sink && token < cache.sink + kGroup * blocks) return;
-        const uint16_t *row = window_row(cache, at.batch, at.part, at.head, slot_of(cache, token));
-        chunk = load_chunk(row + kGroup * at.tile + channel);
+        chunk = load_chunk(slot_row(cache, at, slot_of(cache, token)) + channel);
     }
     store_chunk(plain_row(params, at, token, channel), chunk);
 }

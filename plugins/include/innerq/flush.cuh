@@ -156,8 +156,7 @@ struct TileFlush {
     }
 
     INNERQ_HD void store(int lane, float scale, float zero, bool asymmetric) const {
-        const int own = lane % 4, group = Part == kKeys ? key_slot_token(lane, own) : value_slot_channel(lane, own);
-        store_scale(parts, Part, tile, group, scale_of(scale, zero, asymmetric, parts.mode));
+        store_scale(parts, Part, tile, slot_group(Part, lane, lane % 4), scale_of(scale, zero, asymmetric, parts.mode));
     }
 
     INNERQ_HD void store_raised(int lane, const Raised &raised) const {

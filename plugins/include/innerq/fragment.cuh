@@ -42,12 +42,8 @@ INNERQ_HD inline void load_run(Activations &to, int i, const uint16_t *from) {
     if (Part == kKeys) {
         reinterpret_cast<Chunk &>(to.words[4 * i]) = load_chunk(from);
     } else {
-#ifdef __CUDA_ARCH__
-        const uint2 pair = *reinterpret_cast<const uint2 *>(from);
-        to.words[2 * i] = pair.x, to.words[2 * i + 1] = pair.y;
-#else
-        memcpy(&to.words[2 * i], from, 8);
-#endif
+        const HalfChunk half = load_as<HalfChunk>(from);
+        to.words[2 * i] = half.words[0], to.words[2 * i + 1] = half.words[1];
     }
 }
 
@@ -56,11 +52,7 @@ INNERQ_HD inline void store_run(uint16_t *to, const Activations &from, int i) {
     if (Part == kKeys) {
         store_chunk(to, reinterpret_cast<const Chunk &>(from.words[4 * i]));
     } else {
-#ifdef __CUDA_ARCH__
-        *reinterpret_cast<uint2 *>(to) = make_uint2(from.words[2 * i], from.words[2 * i + 1]);
-#else
-        memcpy(to, &from.words[2 * i], 8);
-#endif
+        store_as(to, HalfChunk{from.words[2 * i], from.words[2 * i + 1]});
     }
 }
 

@@ -17,24 +17,6 @@ struct LogicalParams {
 template <int Part>
 constexpr int kWordsOfRun = Part == kKeys ? 2 : 1;
 
-INNERQ_HD inline uint32_t load_word(const int8_t *from) {
-    uint32_t word;
-#ifdef __CUDA_ARCH__
-    word = *reinterpret_cast<const uint32_t *>(from);
-#else
-    memcpy(&word, from, 4);
-#endif
-    return word;
-}
-
-INNERQ_HD inline void store_word(int8_t *to, uint32_t word) {
-#ifdef __CUDA_ARCH__
-    *reinterpret_cast<uint32_t *>(to) = word;
-#else
-    memcpy(to, &word, 4);
-#endif
-}
-
 // First code of row `token` of a block, and index of a group's scale, in the logical tensors.
 INNERQ_HD inline int8_t *logical_codes(const LogicalParams &params, TilePlace at, int64_t block, int token) {
     const int64_t head = static_cast<int64_t>(at.batch) * params.cache.kv_heads + at.head;
@@ -111,7 +93,7 @@ INNERQ_HD inline void tile_to_logical(const LogicalParams &params, TilePlace at,
         int8_t *row = logical_codes(params, at, block, run_token<Part>(lane, run)) + run_channel<Part>(lane);
         INNERQ_UNROLL
         for (int w = 0; w < kWordsOfRun<Part>; ++w)
-            store_word(row + 4 * w, add_bytes(row_bytes<Part>(pairs, run, w), minus_half));
+            store_as(row + 4 * w, add_bytes(row_bytes<Part>(pairs, run, w), minus_half));
     }
 }
 
@@ -128,7 +110,7 @@ INNERQ_HD inline void tile_from_logical(const LogicalParams &params, TilePlace a
         const int8_t *row = logical_codes(params, at, block, run_token<Part>(lane, run)) + run_channel<Part>(lane);
         INNERQ_UNROLL
         for (int w = 0; w < kWordsOfRun<Part>; ++w)
-            set_row_bytes<Part>(pairs, run, w, add_bytes(load_word(row + 4 * w), half) & mask);
+            set_row_bytes<Part>(pairs, run, w, add_bytes(load_as<uint32_t>(row + 4 * w), half) & mask);
     }
     move_scale(params, parts, at, block, lane, [](uint16_t &here, uint16_t there) { here = there; });
     store_codes(parts, at.tile, lane, pairs);

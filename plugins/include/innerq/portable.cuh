@@ -86,9 +86,6 @@ INNERQ_HD inline float divide_by(float a, float b, float inverse) {
 
 constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23: the last place of numbers around it is 1
 
-// To the nearest integer, half to even; |a| < 2^22.
-INNERQ_HD inline float round_even(float a) { return add(add(a, kRounder), -kRounder); }
-
 }  // namespace ieee
 
 INNERQ_HD inline uint32_t float_bits(float value) {

@@ -39,6 +39,9 @@ struct WindowPlan {
     // Place in the ring of a token that is `beyond` the sink; below 0 for a sink token.
     INNERQ_HD int place_of(int beyond) const { return beyond < 0 ? beyond : beyond - places.divide(beyond) * ring(); }
 
+    // New tokens of a sequence, as they stand in memory.
+    INNERQ_HD int fresh_of(int batch) const { return new_length_B != nullptr ? new_length_B[batch] : tokens; }
+
     // q(n) of SPEC section 2, for any n without overflow.
     INNERQ_HD int blocks_of(int tokens) const {
         return tokens < kept ? 0 : static_cast<int>(static_cast<uint32_t>(tokens - kept) / kGroup);
