@@ -11,6 +11,8 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -50,15 +52,9 @@ def demo_folder() -> Path:
     """Return the demo checkpoint's folder; the first call writes it, atomically. Raises EnvironmentMismatchError."""
     folder = cache_root() / f"demo-llama-2-{training_record()['weights_sha256'][:8]}"
     if not folder.is_dir():
-        try:
+        with writing_to_cache(f"the demo model to {folder}"):
             folder.parent.mkdir(parents=True, exist_ok=True)
             _write_atomically(folder)
-        except OSError as error:
-            raise EnvironmentMismatchError(
-                f"cannot write the demo model to {folder}",
-                got=error.strerror or str(error),
-                fix="set INNERQ_EXPORT_CACHE to a folder that can be written",
-            ) from error
     return folder
 
 
@@ -73,6 +69,19 @@ def cache_root() -> Path:
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return base / "innerq-export"
+
+
+@contextmanager
+def writing_to_cache(what: str) -> Iterator[None]:
+    """Turn the system's refusal to write `what` below `cache_root()` into EnvironmentMismatchError."""
+    try:
+        yield
+    except OSError as error:
+        raise EnvironmentMismatchError(
+            f"cannot write {what}",
+            got=error.strerror or str(error),
+            fix="set INNERQ_EXPORT_CACHE to a folder that can be written",
+        ) from error
 
 
 def _write_atomically(folder: Path) -> None:

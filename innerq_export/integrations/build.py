@@ -13,11 +13,16 @@ from pathlib import Path
 from innerq_export.errors import ConfigError, UserError
 from innerq_export.integrations.library import BuildInfo, load
 from innerq_export.integrations.resolve import BUILD_DIR, SOURCES
-from innerq_export.integrations.toolchain import choose_architectures, find_tool, require_cmake, require_nvcc
+from innerq_export.integrations.toolchain import (
+    choose_architectures,
+    find_tool,
+    first_mistake,
+    require_cmake,
+    require_nvcc,
+)
 from innerq_export.progress import Progress, Silent, Step
 
 _COUNT = re.compile(r"^\[\s*(?:(\d+)/(\d+)|(\d+)%)\]\s*(.*)")
-_MISTAKE = re.compile(r"error|fatal|CMake Error", re.IGNORECASE)
 LOG = "build.log"
 
 
@@ -122,7 +127,6 @@ def _run(command: list[str], log: Path, step: Step) -> None:
 
 def _failure(command: list[str], log: Path, code: int) -> UserError:
     lines = log.read_text().splitlines()
-    first = next((index for index, line in enumerate(lines) if _MISTAKE.search(line) and index > 0), len(lines) - 5)
-    shown = "".join(f"\n    {line}" for line in lines[first : first + 6])
+    shown = first_mistake(lines, len(lines) - 5, after=1)  # behind the command itself
     stage = "compiling" if "--build" in command else "configuring"
     return UserError(f"{stage} the kernels failed (exit code {code})", got=shown, fix=f"the whole log: {log}")

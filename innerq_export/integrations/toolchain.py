@@ -13,6 +13,7 @@ from innerq_export.errors import ConfigError, EnvironmentMismatchError
 
 OLDEST_ARCHITECTURE = 75
 DEFAULT_CUDA = Path("/usr/local/cuda")
+_MISTAKE = re.compile(r"error|fatal", re.IGNORECASE)
 
 
 def find_tool(name: str, *places: Path) -> Path | None:
@@ -51,6 +52,16 @@ def architectures_of(nvcc: Path) -> set[int]:
     """Return the compute capabilities (90 for sm_90) that this nvcc compiles for."""
     output = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=False).stdout
     return {int(number) for number in re.findall(r"compute_(\d+)", output)}
+
+
+def first_mistake(lines: list[str], otherwise: int, after: int = 0) -> str:
+    """Return six lines of a compiler's output from the first error on, indented; from line `otherwise` without one.
+
+    Errors are looked for from line `after` on.
+    """
+    mistakes = (index for index, line in enumerate(lines) if index >= after and _MISTAKE.search(line))
+    first = next(mistakes, otherwise)
+    return "".join(f"\n    {line}" for line in lines[first : first + 6])
 
 
 def native_architectures() -> list[int]:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from innerq_export.bench.peers.process import finish
-from innerq_export.checkpoint.demo import cache_root
+from innerq_export.checkpoint.demo import cache_root, writing_to_cache
 from innerq_export.errors import EnvironmentMismatchError, UserError
-from innerq_export.integrations.toolchain import require_nvcc
+from innerq_export.integrations.toolchain import first_mistake, require_nvcc
 from innerq_export.progress import Progress
 
 ATTENTION_TOKENS = (4096, 32768, 131072)
@@ -22,7 +22,6 @@ TOKENS = {"benchmark_quantization.cu": (1, 32)}
 """Tokens of a decode step and of a flush, as the authors' own script takes them; other sources: ATTENTION_TOKENS."""
 LIMIT_SECONDS = 300
 _HEADERS = (".h", ".cuh", ".hpp")
-_MISTAKE = re.compile(r"error|fatal", re.IGNORECASE)
 _VERSION = re.compile(r"\bV(\d[\d.]*)")
 
 
@@ -95,17 +94,11 @@ def _program(source: Path, tokens: int, compiler: Compiler) -> Path:
     name = f"{source.stem}-N{tokens}-sm_{compiler.architecture}-nvcc{compiler.version}-{digest}"
     program = cache_root() / "paper-kernels" / name
     if not program.is_file():
-        try:
+        with writing_to_cache(str(program)):
             program.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=program.parent) as unfinished:
                 _compile(source, tokens, compiler, Path(unfinished) / name)
                 os.replace(Path(unfinished) / name, program)
-        except OSError as error:
-            raise EnvironmentMismatchError(
-                f"cannot write {program}",
-                got=error.strerror or str(error),
-                fix="set INNERQ_EXPORT_CACHE to a folder that can be written",
-            ) from error
     return program
 
 
@@ -124,11 +117,6 @@ def _nvcc(command: list[str], what: str) -> subprocess.CompletedProcess[str]:
     else:
         if not result.returncode:
             return result
-        got = f"status {result.returncode}{_first_mistake(result.stderr + result.stdout)}"
+        words = (result.stderr + result.stdout).strip().splitlines()
+        got = f"status {result.returncode}{first_mistake(words, 0)}"
     raise UserError(f"{what} failed", got=got, fix=f"mend what it says; the command was: {shlex.join(command)}")
-
-
-def _first_mistake(text: str) -> str:
-    lines = text.strip().splitlines()
-    first = next((index for index, line in enumerate(lines) if _MISTAKE.search(line)), 0)
-    return "".join(f"\n    {line}" for line in lines[first : first + 6])
