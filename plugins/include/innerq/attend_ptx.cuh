@@ -104,6 +104,11 @@ __device__ __forceinline__ void release_next_grid() {
 #endif
 }
 
+// Asks for a line of 128 bytes in the L2 cache, and for the address's translation on the way.
+__device__ __forceinline__ void prefetch_line(const void *from) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
+}
+
 #if INNERQ_BULK_COPY
 __device__ __forceinline__ void barrier_init(uint32_t barrier) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier) : "memory");

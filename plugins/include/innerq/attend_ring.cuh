@@ -51,10 +51,6 @@ class Ring {
     // The same for the records of these rows; some may be missing.
     template <int kCount>
     __device__ __forceinline__ void fill(const CacheParams &cache, const unsigned (&rows)[kCount]) {
-        bool neighbours = rows[0] < kBehindEnd;
-#pragma unroll
-        for (int r = 1; r < kCount; ++r) neighbours = neighbours && rows[r] == rows[0] + r;
-        if (neighbours) return fill<kCount>(record_at(cache, rows[0]));
         const int stage = filled_++ % kStages;
         int there = 0;
 #pragma unroll

@@ -1,6 +1,7 @@
 // Where the records of a warp's steps lie: in the sequence's own array, or in pages that a block table names.
 #pragma once
 
+#include "innerq/attend_ptx.cuh"
 #include "innerq/attend_walk.cuh"
 
 namespace innerq::attend {
@@ -8,8 +9,11 @@ namespace innerq::attend {
 // Where there is no row of the record array: a block's page is missing, or the block is not to be read.
 inline constexpr unsigned kNoPage = 0xffffffffu, kBehindEnd = 0xfffffffeu;
 
+// Marks the row of a step's first record if the step's records are not all there, one behind the other.
+inline constexpr unsigned kApart = 0x80000000u;
+
 // Row of the record array that holds a block of a sequence and KV head, or kNoPage. launch_attend sees to it that rows are
-// below kBehindEnd.
+// below kApart.
 __device__ __forceinline__ unsigned paged_row(const Task &task, const Segment &segment, int block) {
     const CacheParams &cache = task.params.cache;
     const int entry = task.by_page.divide(block);
@@ -52,7 +56,14 @@ class RecordSource {
         return block0_ + uint64_t{unsigned(block)} * static_cast<unsigned>(task_.params.cache.record_bytes);
     }
 
-    // Rows of step `step`, whose first block is `block`; steps in rising order.
+    // First row of step `step`, if its records lie in one page, else marked: steps in rising order, behind the array's.
+    __device__ __forceinline__ unsigned paged_rows(int step) {
+        if (block0_ != nullptr) return kApart;
+        if (step >= looked_up_) look_up(step);
+        return __shfl_sync(0xffffffffu, own_[0], step - (looked_up_ - 32));
+    }
+
+    // Rows of a step for which neither has one for all.
     __device__ __forceinline__ void find(int step, int block, unsigned (&rows)[kCount]) {
         if (block0_ != nullptr) {
 #pragma unroll
@@ -60,9 +71,9 @@ class RecordSource {
                 rows[r] = block + r < end_ ? first_row(task_, segment_) + block + r : kBehindEnd;
             return;
         }
-        if (step >= looked_up_) look_up(step);
 #pragma unroll
         for (int r = 0; r < kCount; ++r) rows[r] = __shfl_sync(0xffffffffu, own_[r], step - (looked_up_ - 32));
+        if (rows[0] < kBehindEnd) rows[0] &= ~kApart;
     }
 
   private:
@@ -80,6 +91,12 @@ class RecordSource {
             else
                 own_[r] = paged_row(task_, segment_, own + r);
         }
+        // The first two steps' copies follow at once.
+        if (lane_ >= 2 && own_[0] < kApart) prefetch_line(record_at(task_.params.cache, own_[0]));
+        bool apart = false;
+#pragma unroll
+        for (int r = 1; r < kCount; ++r) apart = apart || own_[r] != own_[0] + r;
+        if (apart) own_[0] |= kApart;
     }
 
     const Task &task_;
@@ -89,7 +106,7 @@ class RecordSource {
     const uint8_t *block0_ = nullptr;  // of the array
     int limit_ = 0;                    // behind the array's last block
     int looked_up_ = 0;                // behind the last step looked up
-    unsigned own_[kCount];             // rows of this lane's one of these steps
+    unsigned own_[kCount];             // rows of this lane's one of these steps, the first perhaps marked
 };
 
 }  // namespace innerq::attend
