@@ -93,7 +93,9 @@ class Call:
             mode = case.key[1] if name.startswith("key") else case.value[1]
             if mode in (1, 3) or name.endswith("zeros"):
                 numbers *= torch.randint(0, 2, numbers.shape, generator=generator, device=DEVICE).half() * 2 - 1
-            self.records.view(torch.float16)[..., part.offset // 2 : (part.offset + part.size) // 2] = numbers
+            if mode == 3 and name.endswith("zeros"):
+                numbers *= torch.signbit(self.halves(name.replace("zeros", "scales")))  # symmetric groups have none
+            self.halves(name)[:] = numbers
         self.window = normal(batch, 2, heads, case.sink + ring, d)
         self.lam = torch.rand((batch, heads, d), generator=generator, device=DEVICE).half() + 0.5
         self.query, self.key = normal(batch, heads * case.group, s, d), normal(batch, heads, s, d)
@@ -101,6 +103,11 @@ class Call:
         self.past = torch.tensor(case.past, dtype=torch.int32, device=DEVICE)
         self.fresh = torch.tensor(case.fresh or [s] * batch, dtype=torch.int32, device=DEVICE)
         self.structs(pages)
+
+    def halves(self, name: str) -> Tensor:
+        """A part of all records as fp16 numbers."""
+        part = self.parts[name]
+        return self.records.view(torch.float16)[..., part.offset // 2 : (part.offset + part.size) // 2]
 
     def structs(self, pages: int) -> None:
         """Fill the C structs once."""

@@ -231,8 +231,8 @@ INNERQ_API innerq_status innerq_dequantise(const innerq_config *config, const in
 
 /* The `logical` layout of the same blocks (SPEC section 7). In every mode the int8 code is the stored (offset) code of
  * the record minus 2^(b-1): the signed code of the symmetric modes, code - 2^(b-1) of the asymmetric ones, so that 8
- * bits fit; the torch reference and the ONNX functions do the same. `hybrid`: sign bit of the
- * scale set = asymmetric. Zeros may be NULL where the mode has none. */
+ * bits fit; the torch reference and the ONNX functions do the same. `hybrid`: sign bit of the scale set = asymmetric; the
+ * zero of any other group is 0. Zeros may be NULL where the mode has none. */
 typedef struct innerq_logical {
     uint32_t struct_bytes; /* sizeof(innerq_logical) */
     int8_t *key_codes_BHkvNB32D;

@@ -9,6 +9,7 @@
 #include "innerq/attend_record.cuh"
 #include "innerq/attend_ring.cuh"
 #include "innerq/attend_window.cuh"
+#include "innerq/grid_order.cuh"
 
 namespace innerq::attend {
 
@@ -120,8 +121,6 @@ __device__ __forceinline__ void attend_piece(const Launch<KeyCodes, ValueCodes> 
         ahead[kStages - 1] = block;
         if (__builtin_expect(source.has_array(block), 1)) return ring.fill<per_step>(source.in_array(block));
         if (block >= end) return ring.skip();
-        const unsigned first = source.paged_rows(step);
-        if (first < kApart) return ring.fill<per_step>(record_at(task.params.cache, first));
         unsigned rows[per_step];
         source.find(step, block, rows);
         ring.fill(task.params.cache, rows);

@@ -19,6 +19,7 @@ struct FixedCodes {
     static constexpr bool fixed = true;
     static constexpr int fixed_bits = kBits;
     static constexpr bool offset_in_accumulator = kKind == kNoZero;
+    static constexpr bool zeros_by_product = kKind == kHybridZero;  // of values
     __device__ constexpr int bits() const { return kBits; }
     __device__ constexpr int zero() const { return kKind; }
 };
@@ -28,6 +29,7 @@ struct AnyCodes {
     static constexpr bool fixed = false;
     static constexpr int fixed_bits = 0;
     static constexpr bool offset_in_accumulator = false;
+    static constexpr bool zeros_by_product = false;
     int bit_count, zero_kind;
     __device__ int bits() const { return bit_count; }
     __device__ int zero() const { return zero_kind; }
@@ -112,6 +114,14 @@ __device__ __forceinline__ void load_scales(const char *part, int group, uint32_
         const uint4 x = *reinterpret_cast<const uint4 *>(part + 8 * kTiles * group + 16 * k);
         scales[4 * k] = x.x, scales[4 * k + 1] = x.y, scales[4 * k + 2] = x.z, scales[4 * k + 3] = x.w;
     }
+}
+
+// The same as pairs of registers, which is what operands need: loads that the compiler does not join. part: from this
+// lane's row group on.
+template <int kTiles>
+__device__ __forceinline__ void load_pairs(const char *part, uint32_t (&numbers)[2 * kTiles]) {
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) load_shared_pair(shared_address(part) + 8 * t, numbers[2 * t], numbers[2 * t + 1]);
 }
 
 // Stored scale and zero of a group -> value = scale code + zero for the stored (offset) code, whatever the mode.

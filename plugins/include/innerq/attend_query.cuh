@@ -37,13 +37,14 @@ struct RawQuery {
 template <int kTiles, class Codes, int kShare>
 struct Query {
     uint32_t operand[kShare][kTiles][4];  // class 3: of the first 16-row tile
-    uint32_t other[kShare][kTiles];       // class 3 of the second 16-row tile
-    float first[kTiles][4];               // initial accumulator: offset times the sum of q, as a C fragment; or,
-    float sum[kTiles][2];                 //   for zeros, the sum of q
-    float factor[2];                      // accumulated sum -> log2 of a weight
+    uint32_t other[kShare][kTiles][2];  // class 2 again, for operands are pairs, and class 3, of the second 16-row tile
+    float first[kTiles][4];             // initial accumulator: offset times the sum of q, as a C fragment; or,
+    float sum[kTiles][2];               //   for zeros, the sum of q
+    float factor[2];                    // accumulated sum -> log2 of a weight
 
-    // log2_scale: of the softmax, in log2.
-    __device__ __forceinline__ void make(const Codes &codes, const RawQuery<kTiles> &raw, float log2_scale, int lane) {
+    // log2_scale: of the softmax, in log2. zero: 0, which the compiler cannot know.
+    __device__ __forceinline__ void make(const Codes &codes, const RawQuery<kTiles> &raw, float log2_scale, int lane,
+                                         int zero) {
         const int quad = lane & 3, bits = codes.bits();
         const int exponent = exponent_bound(raw.query) + exponent_bound(raw.lambda);  // |lambda q| < 2^exponent
         const float bring = power_of_two(8 - exponent);
@@ -65,7 +66,8 @@ struct Query {
                 for (int r = 0; r < kShare; ++r) {
                     const bool own = record_of_column<kShare>(lane >> 2) == r;
                     operand[r][t][cls] = own ? full[cls] : 0u;
-                    if (cls == 3) other[r][t] = own ? full_other : 0u;
+                    if (cls == 2) other[r][t][0] = operand[r][t][2] + zero;
+                    if (cls == 3) other[r][t][1] = own ? full_other : 0u;
                 }
             }
             sum_up(bits, t, full);

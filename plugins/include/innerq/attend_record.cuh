@@ -5,15 +5,9 @@
 #pragma once
 
 #include "innerq/attend_query.cuh"
-#include "innerq/attend_softmax.cuh"
+#include "innerq/attend_values.cuh"
 
 namespace innerq::attend {
-
-// Bytes from the first of kRecords records that share a product to the one whose columns are this lane's (2q, 2q + 1).
-template <int kRecords>
-__device__ __forceinline__ int own_record(const RecordLayout &layout, int lane) {
-    return record_of_column<kRecords>(2 * (lane & 3)) * layout.bytes;
-}
 
 // scores[sub][e] of kRecords neighbouring records that share a product: token 8 sub + g, column 2q + e, in units of
 // 2^-unit_exponent times Query::factor.
@@ -42,10 +36,9 @@ __device__ __forceinline__ void key_scores(const Codes &codes, const Query<kTile
             for (int i = 0; i < 4; ++i) acc[i] = Codes::offset_in_accumulator ? query.first[t][i] : none[i];
 #pragma unroll
             for (int r = 0; r < kRecords; ++r) {
-                const uint32_t (&q)[4] = query.operand[r][t];
-                mma(acc, a[r][2 * m], a[r][2 * m + 1], a[r][4 + 2 * m], a[r][5 + 2 * m], q[0], q[1], acc);
-                mma(acc, a[r][8 + 2 * m], a[r][9 + 2 * m], a[r][12 + 2 * m], a[r][13 + 2 * m], q[2],
-                    kBits == 3 && m == 1 ? query.other[r][t] : q[3], acc);
+                const uint32_t *p = query.operand[r][t], *q = kBits == 3 && m == 1 ? query.other[r][t] : p + 2;
+                mma(acc, a[r][2 * m], a[r][2 * m + 1], a[r][4 + 2 * m], a[r][5 + 2 * m], p[0], p[1], acc);
+                mma(acc, a[r][8 + 2 * m], a[r][9 + 2 * m], a[r][12 + 2 * m], a[r][13 + 2 * m], q[0], q[1], acc);
             }
             const float2 scale2 = unpack_half2(scales[2 * t + m]);
             const float2 zero2 = Codes::offset_in_accumulator || codes.zero() == kNoZero
@@ -66,85 +59,16 @@ __device__ __forceinline__ void key_scores(const Codes &codes, const Query<kTile
     }
 }
 
-// out += values^T weights, sum += weights. weights[cls]: tokens 8 cls + 2q.. raised by operand_exponent(bits, cls, 0), in
-// the columns of the kRecords records that share a product.
-template <int kRecords, int kBits, int kTiles, class Codes>
-__device__ __forceinline__ void add_values(const Codes &codes, const char *records, const RecordLayout &layout,
-                                           int lane, const uint32_t *weights, Softmax<kTiles> &state) {
-    uint32_t words[kRecords][kTiles * kBits], scales[2 * kTiles], zeros[2 * kTiles];
-#pragma unroll
-    for (int r = 0; r < kRecords; ++r)
-        load_words<kTiles, kBits>(records + r * layout.bytes + layout.value_codes, lane, words[r]);
-    const char *own = records + own_record<kRecords>(layout, lane);
-    load_scales<kTiles>(own + layout.value_scales, lane >> 2, scales);
-    if (!Codes::offset_in_accumulator && codes.zero() != kNoZero)
-        load_scales<kTiles>(own + layout.value_zeros, lane >> 2, zeros);
-    constexpr int kCode = Codes::offset_in_accumulator ? code_offset(kBits) : 1;
-    const float none[4] = {0.f, 0.f, 0.f, 0.f};
-    const uint32_t other = kBits == 3 ? as_u32(__hmul2(as_half2(weights[3]), __float2half2_rn(0.125f))) : weights[3];
-    uint32_t one[4];
-    float total[4];  // -offset sum of weights, or sum of weights
-#pragma unroll
-    for (int cls = 0; cls < 4; ++cls) one[cls] = constant_code(kBits, cls, kCode, Codes::offset_in_accumulator);
-    mma(total, one[0], one[0], one[1], one[1], weights[0], weights[1], none);
-    mma(total, one[2], one[2], one[3], one[3], weights[2], weights[3], total);
-    constexpr float kBack = (Codes::offset_in_accumulator ? -1.f : 1.f) * (1 << unit_exponent(kBits)) / kCode;
-    state.sum[0] = fmaf(total[0], kBack, state.sum[0]);
-    state.sum[1] = fmaf(total[1], kBack, state.sum[1]);
-    uint32_t own_weights[kRecords][4], own_other[kRecords];
-#pragma unroll
-    for (int r = 0; r < kRecords; ++r) {
-        const bool mine = record_of_column<kRecords>(lane >> 2) == r;
-#pragma unroll
-        for (int cls = 0; cls < 4; ++cls) own_weights[r][cls] = mine ? weights[cls] : 0u;
-        own_other[r] = mine ? other : 0u;
-    }
-#pragma unroll
-    for (int t = 0; t < kTiles; ++t) {
-        uint32_t a[kRecords][16];
-#pragma unroll
-        for (int r = 0; r < kRecords; ++r) unpack_tile<kBits>(words[r] + kBits * t, a[r]);
-#pragma unroll
-        for (int m = 0; m < 2; ++m) {
-            float acc[4];
-#pragma unroll
-            for (int i = 0; i < 4; ++i) acc[i] = Codes::offset_in_accumulator ? total[i] : none[i];
-#pragma unroll
-            for (int r = 0; r < kRecords; ++r) {
-                const uint32_t (&p)[4] = own_weights[r];
-                mma(acc, a[r][2 * m], a[r][2 * m + 1], a[r][4 + 2 * m], a[r][5 + 2 * m], p[0], p[1], acc);
-                mma(acc, a[r][8 + 2 * m], a[r][9 + 2 * m], a[r][12 + 2 * m], a[r][13 + 2 * m], p[2],
-                    kBits == 3 && m == 1 ? own_other[r] : p[3], acc);
-            }
-            const float2 scale2 = unpack_half2(scales[2 * t + m]);
-            const float2 zero2 = Codes::offset_in_accumulator || codes.zero() == kNoZero
-                                     ? float2{0.f, 0.f}
-                                     : unpack_half2(zeros[2 * t + m]);
-#pragma unroll
-            for (int h = 0; h < 2; ++h) {
-                float scale = h ? scale2.y : scale2.x, zero = h ? zero2.y : zero2.x;
-                if (!Codes::offset_in_accumulator) affine(codes.zero(), code_offset(kBits), scale, zero);
-#pragma unroll
-                for (int e = 0; e < 2; ++e) {
-                    float &out = state.out[t][2 * m + h][e];
-                    out = fmaf(scale, acc[2 * h + e], out);
-                    if (!Codes::offset_in_accumulator) out = fmaf(zero, total[e], out);
-                }
-            }
-        }
-    }
-}
-
 // kRecords neighbouring records at once: one vote, and one product's arithmetic hides the other's latency. kShare of them
 // share a product. Tokens at or behind `tokens` of a single record are not seen.
 template <int kRecords, int kShare, int kTiles, class KeyCodes, class ValueCodes>
 __device__ __forceinline__ void attend_records(const KeyCodes &keys, const ValueCodes &values,
+                                               const ValueConstants<kTiles, ValueCodes> &constants,
                                                const Query<kTiles, KeyCodes, kShare> &query, const char *records,
                                                const RecordLayout &layout, int tokens, int lane,
                                                Softmax<kTiles> &state) {
     constexpr int kTogether = kRecords < kShare ? kRecords : kShare, kProducts = kRecords / kTogether;
     float scores[4 * kProducts][2];
-    uint32_t weights[4 * kProducts];
     int exponents[4 * kProducts];
 #pragma unroll
     for (int i = 0; i < kProducts; ++i) {
@@ -165,13 +89,27 @@ __device__ __forceinline__ void attend_records(const KeyCodes &keys, const Value
         for (int sub = 0; sub < 4; ++sub)
             if (8 * sub + (lane >> 2) >= tokens || no_column) scores[sub][0] = scores[sub][1] = -INFINITY;
     }
-    weights_of(scores, query.factor, exponents, state, weights);
+    with_bits(values, [&](auto bits) {
+        constexpr int kBits = decltype(bits)::value;
+        ValueProduct<kTogether, kBits, kTiles, ValueCodes> products[kProducts];
+        float first[2][4], totals[2][4];
+        products[0].load(records, layout, lane);
+        with_weights<kShare == 1>(scores, query.factor, exponents, state, [&](const uint32_t (&weights)[4 *kProducts]) {
 #pragma unroll
-    for (int i = 0; i < kProducts; ++i)
-        with_bits(values, [&](auto bits) {
-            add_values<kTogether, decltype(bits)::value>(values, records + i * kTogether * layout.bytes, layout, lane,
-                                                         weights + 4 * i, state);
+            for (int i = 0; i < kProducts; ++i) products[i].weigh(constants, weights + 4 * i, lane);
+            products[0].multiply(0, first);
         });
+#pragma unroll
+        for (int i = 0; i < kProducts; ++i) {
+            const char *own = records + i * kTogether * layout.bytes;
+            if (i > 0) products[i].load(own, layout, lane), products[i].multiply(0, first);
+            products[i].add(values, own, layout, lane, first, state);
+#pragma unroll
+            for (int j = 0; j < 4; ++j) totals[i][j] = products[i].total[j];
+        }
+        if constexpr (ValueCodes::zeros_by_product)
+            add_zeros<kRecords, kShare, kBits>(constants, records, layout, lane, totals, state);
+    });
 }
 
 }  // namespace innerq::attend

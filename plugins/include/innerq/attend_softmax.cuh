@@ -61,19 +61,31 @@ struct Softmax {
     }
 };
 
-// Weights of kMatrices 8x8 matrices of scores [8 tokens g][query rows 2q + e]: 2^(score factor - maximum + exponent), as
-// B operands (query row g, tokens 2q, 2q + 1). Raises the maximum first where a weight would leave its range.
-template <int kMatrices, int kTiles>
-__device__ __forceinline__ void weights_of(const float (&scores)[kMatrices][2], const float (&factor)[2],
-                                           const int (&exponents)[kMatrices], Softmax<kTiles> &state,
-                                           uint32_t (&weights)[kMatrices]) {
+// Weights of kMatrices 8x8 matrices of scores [8 tokens g][query rows 2q + e]: 2^(score factor - maximum + exponent), of
+// which use(operands) is given the B operands (query row g, tokens 2q, 2q + 1). Raises the maximum first where a weight
+// would leave its range. kEarly: use is called before that is known, and again if so; nothing waits for the vote.
+template <bool kEarly, int kMatrices, int kTiles, class Use>
+__device__ __forceinline__ void with_weights(const float (&scores)[kMatrices][2], const float (&factor)[2],
+                                             const int (&exponents)[kMatrices], Softmax<kTiles> &state,
+                                             const Use &use) {
+    uint32_t weights[kMatrices];
+    const auto hand_on = [&] {
+        uint32_t operands[kMatrices];
+#pragma unroll
+        for (int j = 0; j < kMatrices; ++j) operands[j] = transpose8x8(weights[j]);
+        use(operands);
+    };
     const auto evaluate = [&] {
 #pragma unroll
         for (int j = 0; j < kMatrices; ++j) {
-            const float exponent = static_cast<float>(exponents[j]);
-            weights[j] = pack_half2(exp2_fast(fmaf(scores[j][0], factor[0], exponent - state.maximum[0])),
-                                    exp2_fast(fmaf(scores[j][1], factor[1], exponent - state.maximum[1])));
+            const auto weight = [&](int e) {
+                const float highest = state.maximum[e];
+                const float lift = exponents[j] == 0 ? -highest : static_cast<float>(exponents[j]) - highest;
+                return exp2_fast(fmaf(scores[j][e], factor[e], lift));
+            };
+            weights[j] = pack_half2(weight(0), weight(1));
         }
+        if (kEarly) hand_on();
     };
     evaluate();
     half2 highest = as_half2(weights[0]);
@@ -91,8 +103,7 @@ __device__ __forceinline__ void weights_of(const float (&scores)[kMatrices][2], 
         state.raise(top);
         evaluate();
     }
-#pragma unroll
-    for (int j = 0; j < kMatrices; ++j) weights[j] = transpose8x8(weights[j]);
+    if (!kEarly) hand_on();
 }
 
 }  // namespace innerq::attend

@@ -76,7 +76,8 @@ __device__ __forceinline__ void window_weights(const Window &window, const char 
     }
     const float factor[2] = {log2_scale, log2_scale};
     const int exponents[2] = {kWindowExponent, kWindowExponent};
-    weights_of(scores, factor, exponents, state, weights);
+    with_weights<false>(scores, factor, exponents, state,
+                        [&](const uint32_t (&operands)[2]) { weights[0] = operands[0], weights[1] = operands[1]; });
 }
 
 // out += values^T weights, sum += weights, from the values [16, D] of the chunk in shared memory.

@@ -49,7 +49,8 @@ struct RecordLayout {
     int key_codes, key_scales, value_codes, value_scales, value_zeros, key_zeros, bytes;
 };
 
-// head_dim 64, 128, 256; bits 2, 3, 4, 8; zeros are stored by the modes asymmetric and hybrid.
+// head_dim 64, 128, 256; bits 2, 3, 4, 8; zeros are stored by the modes asymmetric and hybrid. That of a symmetric group of
+// hybrid is 0, on which attention relies.
 INNERQ_HD constexpr RecordLayout record_layout(int head_dim, int key_bits, bool key_zeros, int value_bits,
                                                bool value_zeros) {
     RecordLayout r{};
