@@ -9,7 +9,6 @@
 #include "innerq/attend_record.cuh"
 #include "innerq/attend_ring.cuh"
 #include "innerq/attend_window.cuh"
-#include "innerq/grid_order.cuh"
 
 namespace innerq::attend {
 
@@ -121,6 +120,8 @@ __device__ __forceinline__ void attend_piece(const Launch<KeyCodes, ValueCodes> 
         ahead[kStages - 1] = block;
         if (__builtin_expect(source.has_array(block), 1)) return ring.fill<per_step>(source.in_array(block));
         if (block >= end) return ring.skip();
+        const unsigned first = source.paged_rows(step);
+        if (first < kApart) return ring.fill<per_step>(record_at(task.params.cache, first));
         unsigned rows[per_step];
         source.find(step, block, rows);
         ring.fill(task.params.cache, rows);
@@ -140,10 +141,11 @@ __device__ __forceinline__ void attend_piece(const Launch<KeyCodes, ValueCodes> 
     for (int s = 0; s < kStages; ++s) ask();
     meanwhile();
 
+    const int zero = hidden_zero(lane);
     const float log2_scale = task.params.scale * 1.4426950408889634f;
     Query<kTiles, KeyCodes, kShare> query;
     if (task.params.cache.bf16) raw.convert();
-    if (begin < end) query.make(launch.keys, raw, log2_scale, lane);
+    if (begin < end) query.make(launch.keys, raw, log2_scale, lane, zero);
     state.clear();
     int first = (first_chunk + team.member) * kWindowTokens;
     Part part = kKeys;
@@ -163,6 +165,7 @@ __device__ __forceinline__ void attend_piece(const Launch<KeyCodes, ValueCodes> 
         ask();
     }
 
+    const ValueConstants<kTiles, ValueCodes> constants(launch.values, layout, lane, zero);
     const int last_tokens = sequence.last_tokens();
     const int whole_end = min(end, sequence.blocks - (last_tokens < kGroup));
 #pragma unroll 1
@@ -170,14 +173,15 @@ __device__ __forceinline__ void attend_piece(const Launch<KeyCodes, ValueCodes> 
         const int block = ahead[0];
         const char *stage = ring.wait();
         if (per_step == 2 && block + 2 <= whole_end && ring.complete()) {
-            attend_records<per_step, kShare>(launch.keys, launch.values, query, stage, layout, kGroup, lane, state);
+            attend_records<per_step, kShare>(launch.keys, launch.values, constants, query, stage, layout, kGroup, lane,
+                                             state);
         } else {
             const int missing = ring.missing();
 #pragma unroll 1
             for (int r = 0; r < min(per_step, end - block); ++r)
                 if (!((missing >> r) & 1))
-                    attend_records<1, kShare>(launch.keys, launch.values, query, stage + r * layout.bytes, layout,
-                                              block + r < whole_end ? kGroup : last_tokens, lane, state);
+                    attend_records<1, kShare>(launch.keys, launch.values, constants, query, stage + r * layout.bytes,
+                                              layout, block + r < whole_end ? kGroup : last_tokens, lane, state);
         }
         __syncwarp();
         ask_records();

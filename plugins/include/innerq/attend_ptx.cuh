@@ -9,7 +9,7 @@
 
 namespace innerq::attend {
 
-// 1-D bulk copies.
+// 1-D bulk copies and programmatic dependent launch.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 #define INNERQ_BULK_COPY 1
 #else
@@ -52,6 +52,18 @@ __device__ __forceinline__ uint32_t pack_half2(float low, float high) {
     return *reinterpret_cast<const uint32_t *>(&y);
 }
 
+// The same, rounded towards 0.
+__device__ __forceinline__ uint32_t truncate_half2(float low, float high) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+    uint32_t y;
+    asm("cvt.rz.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
+    return y;
+#else
+    const half2 y = __halves2half2(__float2half_rz(low), __float2half_rz(high));
+    return *reinterpret_cast<const uint32_t *>(&y);
+#endif
+}
+
 __device__ __forceinline__ half2 as_half2(uint32_t x) { return *reinterpret_cast<half2 *>(&x); }
 __device__ __forceinline__ uint32_t as_u32(half2 x) { return *reinterpret_cast<uint32_t *>(&x); }
 __device__ __forceinline__ float2 unpack_half2(uint32_t x) { return __half22float2(as_half2(x)); }
@@ -82,12 +94,36 @@ __device__ __forceinline__ uint32_t shared_address(const void *p) {
     return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
+// Two words of shared memory, 8-byte aligned.
+__device__ __forceinline__ void load_shared_pair(uint32_t from, uint32_t &x, uint32_t &y) {
+    asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(x), "=r"(y) : "r"(from));
+}
+
+// Waits until the grids this one depends on are done and their writes are visible; nothing global is read before.
+__device__ __forceinline__ void wait_for_previous_grid() {
+#if INNERQ_BULK_COPY
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // Counts up, and orders this thread's memory accesses, and those it has synchronised with, for the whole GPU. Returns
 // the count before.
 __device__ __forceinline__ unsigned count_in(unsigned *counter) {
     unsigned before;
     asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
     return before;
+}
+
+// Lets the next grid of the stream start its prologue.
+__device__ __forceinline__ void release_next_grid() {
+#if INNERQ_BULK_COPY
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+// Asks for a line of 128 bytes in the L2 cache, and for the address's translation on the way.
+__device__ __forceinline__ void prefetch_line(const void *from) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
 }
 
 #if INNERQ_BULK_COPY
