@@ -64,7 +64,7 @@ struct LaunchFlush {
 
     template <class Kind>
     innerq_status by() const {
-        return for_each_tile("append: quantise", FlushBlocks<Kind>{work}, blocks, stream);
+        return for_each_tile("append: quantise", FlushBlocks<Kind>{work}, blocks, stream, Begin::kEarly);
     }
 };
 
@@ -94,9 +94,10 @@ innerq_status launch_append(const AppendParams &params, void *workspace, void *s
     const int64_t slots = (int64_t{params.cache.window_slots} + kGroup - 1) / kGroup;
     const int64_t lambda_rows = (blocks + kBlocksPerLambdaRow - 1) / kBlocksPerLambdaRow;
     INNERQ_TRY(for_each_tile("append: plan", PlanAppend{work}, 1, stream));
-    if (params.cache.learns_lambda) INNERQ_TRY(for_each_tile("append: lambda", FindLargest{work}, lambda_rows, stream));
+    if (params.cache.learns_lambda)
+        INNERQ_TRY(for_each_tile("append: lambda", FindLargest{work}, lambda_rows, stream, Begin::kEarly));
     INNERQ_TRY(by_preset_of(params.cache, LaunchFlush{work, blocks, stream}));
-    return for_each_tile("append: window", FillWindow{work}, slots, stream);
+    return for_each_tile("append: window", FillWindow{work}, slots, stream, Begin::kEarly);
 }
 
 }  // namespace innerq

@@ -28,7 +28,6 @@ innerq_status read_card(Card *card) {
         error = cudaDeviceGetAttribute(&card->multiprocessors, cudaDevAttrMultiProcessorCount, device);
     if (error == cudaSuccess)
         error = cudaDeviceGetAttribute(&card->shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&card->major, cudaDevAttrComputeCapabilityMajor, device);
     if (error == cudaSuccess) return INNERQ_OK;
     return fail(INNERQ_CUDA_ERROR, "attend: no usable CUDA device: %s", cudaGetErrorString(error));
 }

@@ -3,6 +3,7 @@
 
 #include "attend_kernels.h"
 #include "innerq/attend.cuh"
+#include "launch_early.cuh"
 
 namespace innerq {
 namespace attend {
@@ -23,15 +24,6 @@ inline int choose_warps(const SharedPlan &plan, int shared_bytes) {
     return warps;
 }
 
-// Programmatic dependent launch needs code that waits for the grid before: true if the kernel was compiled for sm_90.
-template <class Kernel>
-cudaError_t waits_for_previous_grid(Kernel *kernel, bool *waits) {
-    cudaFuncAttributes attributes;
-    const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
-    *waits = error == cudaSuccess && attributes.ptxVersion >= 90;
-    return error;
-}
-
 inline innerq_status cuda_failure(const char *what, cudaError_t error) {
     return fail(INNERQ_CUDA_ERROR, "attend: %s: %s", what, cudaGetErrorString(error));
 }
@@ -48,23 +40,14 @@ innerq_status launch_shared(const AttendChoice &choice, const KeyCodes &keys, co
                     record_bytes, plan.bytes(1), choice.card.shared_bytes);
     cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
     if (error != cudaSuccess) return cuda_failure("shared memory", error);
-    bool dependent = false;
-    error = waits_for_previous_grid(kernel, &dependent);
-    if (error != cudaSuccess) return cuda_failure("no kernel for this card", error);
-
-    cudaLaunchAttribute overlap = {};
-    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    overlap.val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t config = {};
     config.gridDim = choice.card.multiprocessors < kMaxParts ? choice.card.multiprocessors : kMaxParts;
     config.blockDim = 32 * warps;
     config.dynamicSmemBytes = shared_bytes;
     config.stream = static_cast<cudaStream_t>(choice.stream);
-    config.attrs = &overlap;
-    config.numAttrs = dependent && choice.card.major >= 9;
     Launch<KeyCodes, ValueCodes> launch = {choice.task, keys, values};
     launch.task.by_warps = Divisor(warps), launch.task.by_grid = Divisor(config.gridDim.x);
-    error = cudaLaunchKernelEx(&config, kernel, launch);
+    error = launch_early(config, kernel, launch);
     return error == cudaSuccess ? INNERQ_OK : cuda_failure("launch", error);
 }
 

@@ -10,7 +10,6 @@ namespace innerq {
 struct Card {
     int multiprocessors;
     int shared_bytes;  // a CTA can have
-    int major;         // of the compute capability
 };
 
 struct AttendChoice {

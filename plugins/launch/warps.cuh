@@ -3,11 +3,20 @@
 #pragma once
 
 #include "innerq.h"
+#include "innerq/grid_order.cuh"
 #include "innerq/lanes.cuh"
 #include "innerq/tile.cuh"
 #include "status.h"
 
+#ifdef __CUDACC__
+#include "launch_early.cuh"
+#endif
+
 namespace innerq {
+
+// Whether a kernel begins before the one before it has ended. Among other kernels of a model that loses, for all that
+// kernels behind it gain (docs/kernels-notes.md).
+enum class Begin { kInOrder, kEarly };
 
 // work.run<part>(place, row, warp)
 template <class Work>
@@ -26,6 +35,8 @@ constexpr int kMaxTiles = 8;  // D = 256
 // grid = (rows, 2 Hkv, B), a warp for each of the D / 32 tiles.
 template <class Work>
 __global__ void __launch_bounds__(kMaxTiles *kLanes) run_tiles(const __grid_constant__ Work work) {
+    wait_for_previous_grid();
+    release_next_grid();
     const int part = static_cast<int>(blockIdx.y % 2);
     run_part(
         work,
@@ -34,13 +45,15 @@ __global__ void __launch_bounds__(kMaxTiles *kLanes) run_tiles(const __grid_cons
 }
 
 template <class Work>
-innerq_status for_each_tile(const char *name, const Work &work, int64_t rows, void *stream) {
+innerq_status for_each_tile(const char *name, const Work &work, int64_t rows, void *stream,
+                            Begin begin = Begin::kInOrder) {
     const CacheParams &cache = work.cache();
     cudaLaunchConfig_t config = {};
     config.gridDim = dim3(static_cast<unsigned>(rows), 2 * cache.kv_heads, cache.batch);
     config.blockDim = dim3(kLanes * (cache.head_dim / kGroup));
     config.stream = static_cast<cudaStream_t>(stream);
-    const cudaError_t error = cudaLaunchKernelEx(&config, run_tiles<Work>, work);
+    const cudaError_t error = begin == Begin::kEarly ? launch_early(config, run_tiles<Work>, work)
+                                                     : cudaLaunchKernelEx(&config, run_tiles<Work>, work);
     if (error == cudaSuccess) return INNERQ_OK;
     return fail(INNERQ_CUDA_ERROR, "%s: launch of %u x %u x %u CTAs: %s", name, config.gridDim.x, config.gridDim.y,
                 config.gridDim.z, cudaGetErrorString(error));
@@ -49,7 +62,7 @@ innerq_status for_each_tile(const char *name, const Work &work, int64_t rows, vo
 #else
 
 template <class Work>
-innerq_status for_each_tile(const char *, const Work &work, int64_t rows, void *) {
+innerq_status for_each_tile(const char *, const Work &work, int64_t rows, void *, Begin = Begin::kInOrder) {
     const CacheParams &cache = work.cache();
     for (int batch = 0; batch < cache.batch; ++batch)
         for (int head = 0; head < cache.kv_heads; ++head)

@@ -9,6 +9,7 @@
 #include "innerq/attend_record.cuh"
 #include "innerq/attend_ring.cuh"
 #include "innerq/attend_window.cuh"
+#include "innerq/grid_order.cuh"
 
 namespace innerq::attend {
 

@@ -9,7 +9,7 @@
 
 namespace innerq::attend {
 
-// 1-D bulk copies and programmatic dependent launch.
+// 1-D bulk copies.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 #define INNERQ_BULK_COPY 1
 #else
@@ -99,26 +99,12 @@ __device__ __forceinline__ void load_shared_pair(uint32_t from, uint32_t &x, uin
     asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(x), "=r"(y) : "r"(from));
 }
 
-// Waits until the grids this one depends on are done and their writes are visible; nothing global is read before.
-__device__ __forceinline__ void wait_for_previous_grid() {
-#if INNERQ_BULK_COPY
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
 // Counts up, and orders this thread's memory accesses, and those it has synchronised with, for the whole GPU. Returns
 // the count before.
 __device__ __forceinline__ unsigned count_in(unsigned *counter) {
     unsigned before;
     asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
     return before;
-}
-
-// Lets the next grid of the stream start its prologue.
-__device__ __forceinline__ void release_next_grid() {
-#if INNERQ_BULK_COPY
-    asm volatile("griddepcontrol.launch_dependents;");
-#endif
 }
 
 // Asks for a line of 128 bytes in the L2 cache, and for the address's translation on the way.
