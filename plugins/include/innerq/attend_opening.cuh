@@ -68,8 +68,7 @@ struct Lengths {
     int past, fresh;
 
     __device__ __forceinline__ Lengths(const AttendParams &p, int batch)
-        : past(__ldg(p.past_length_B + batch)),
-          fresh(p.new_length_B == nullptr ? p.tokens : __ldg(p.new_length_B + batch)) {}
+        : past(p.past_length_B[batch]), fresh(p.new_length_B == nullptr ? p.tokens : p.new_length_B[batch]) {}
 
     __device__ __forceinline__ Sequence sequence(int tokens, const CacheShape &cache) const {
         return Sequence(past, fresh, tokens, cache);
