@@ -2,39 +2,12 @@
 #include "innerq/append_bulk.cuh"
 #include "innerq/append_fused.cuh"
 
+#include "by_preset.h"
 #include "launch.h"
 #include "warps.cuh"
 
 namespace innerq {
 namespace {
-
-template <class Launch>
-innerq_status by_any(const CacheParams &cache, const Launch &launch) {
-    const bool chooses = cache.key_mode == kHybrid || cache.value_mode == kHybrid;
-    return chooses ? launch.template by<Any<true>>() : launch.template by<Any<false>>();
-}
-
-// launch.by<Kind>() with the first of the kinds that is compiled for the cache, else with one for all.
-template <class Launch, class Kind, class... Kinds>
-innerq_status by_kind(const CacheParams &cache, const Launch &launch) {
-    if (Kind::is(cache)) return launch.template by<Kind>();
-    if constexpr (sizeof...(Kinds) != 0) {
-        return by_kind<Launch, Kinds...>(cache, launch);
-    } else {
-        return by_any(cache, launch);
-    }
-}
-
-template <bool kBf16, class Launch>
-innerq_status by_preset(const CacheParams &cache, const Launch &launch) {
-    constexpr int kFull = kSymmetricFull, kPlain = kSymmetric;
-    return by_kind<Launch, Compiled<3, kFull, 3, kFull, kBf16>,  // balanced
-                   Compiled<3, kFull, 2, kFull, kBf16>,          // compact
-                   Compiled<4, kFull, 4, kFull, kBf16>,          // quality
-                   Compiled<3, kPlain, 3, kPlain, kBf16>,        // base
-                   Compiled<3, kPlain, 2, kPlain, kBf16>,        // small
-                   Compiled<3, kPlain, 2, kHybrid, kBf16>>(cache, launch);
-}
 
 struct LaunchStep {
     const AppendParams &params;
@@ -67,11 +40,6 @@ struct LaunchFlush {
         return for_each_tile("append: quantise", FlushBlocks<Kind>{work}, blocks, stream, Begin::kEarly);
     }
 };
-
-template <class Launch>
-innerq_status by_preset_of(const CacheParams &cache, const Launch &launch) {
-    return cache.bf16 ? by_preset<true>(cache, launch) : by_preset<false>(cache, launch);
-}
 
 innerq_status launch_fused(const AppendParams &params, void *stream) {
     const CacheParams &cache = params.cache;

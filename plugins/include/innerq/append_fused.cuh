@@ -7,7 +7,7 @@
 #pragma once
 
 #include "innerq/append.cuh"
-#include "innerq/append_kinds.cuh"
+#include "innerq/kinds.cuh"
 
 namespace innerq {
 

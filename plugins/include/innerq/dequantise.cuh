@@ -2,6 +2,7 @@
 #pragma once
 
 #include "innerq/fragment.cuh"
+#include "innerq/kinds.cuh"
 
 namespace innerq {
 
@@ -24,10 +25,10 @@ INNERQ_HD inline uint16_t *plain_row(const DequantiseParams &params, TilePlace a
 }
 
 // A lane's activations of one tile of a record; keys come out multiplied by lambda.
-template <int Part>
+template <class Kind, int Part>
 INNERQ_HD inline void dequantise_tile(const CacheParams &cache, uint8_t *record, TilePlace at, int lane,
                                       Activations &to) {
-    const TileParts parts = parts_of(cache, record, Part);
+    const TileParts parts = Kind::template parts_of<Part>(cache, record);
     const bool multiplies = Part == kKeys && cache.learns_lambda;
     CodePairs pairs;
     load_codes(parts, at.tile, lane, pairs);
@@ -40,16 +41,16 @@ INNERQ_HD inline void dequantise_tile(const CacheParams &cache, uint8_t *record,
         const GroupScale scale = load_scale(parts, Part, at.tile, slot_group(Part, lane, sub));
         float x = dequantise(code, scale, parts.bits, parts.mode);
         if (multiplies) x = ieee::multiply(x, from_half(number_of(lambda, k)));
-        set_activation<Part>(to, sub, k, to_activation(x, cache.bf16));
+        set_activation<Part>(to, sub, k, to_activation(x, Kind::is_bf16(cache)));
     }
 }
 
 // Tokens of block `block` below `end`; zeros where it has no page.
-template <int Part>
+template <class Kind, int Part>
 INNERQ_HD inline void read_block(const DequantiseParams &params, TilePlace at, int64_t block, int64_t end, int lane) {
     uint8_t *record = record_of(params.cache, at.batch, at.head, block);
     Activations tile{};
-    if (record != nullptr) dequantise_tile<Part>(params.cache, record, at, lane, tile);
+    if (record != nullptr) dequantise_tile<Kind, Part>(params.cache, record, at, lane, tile);
     INNERQ_UNROLL
     for (int i = 0; i < kRuns<Part>; ++i) {
         const int64_t token = params.cache.sink + kGroup * block + run_token<Part>(lane, i);
@@ -71,14 +72,14 @@ INNERQ_HD inline void read_unquantised(const DequantiseParams &params, TilePlace
 }
 
 // 32 rows of output at one tile place: whatever of block `segment` and of tokens 32 segment .. + 31 is due.
-template <int Part>
+template <class Kind, int Part>
 INNERQ_HD inline void read_segment(const DequantiseParams &params, TilePlace at, int64_t segment, int lane) {
     const int64_t length = params.length_B[at.batch];
     const int64_t fresh = params.fresh_B != nullptr ? params.fresh_B[at.batch] : params.fresh;
     const int64_t blocks = blocks_with_room(params.cache, length + fresh);
     const int64_t end = length < params.tokens ? length : params.tokens;
     if (segment < blocks && params.cache.sink + kGroup * segment < end)
-        read_block<Part>(params, at, segment, end, lane);
+        read_block<Kind, Part>(params, at, segment, end, lane);
     for (int i = lane / 4; i < kGroup; i += kLanes / 4)
         read_unquantised(params, at, kGroup * segment + i, 8 * (lane % 4), blocks, end);
 }

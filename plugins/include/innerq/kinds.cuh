@@ -1,4 +1,4 @@
-// What of a cache a kernel of append knows when it is compiled.
+// What of a cache a kernel knows when it is compiled.
 #pragma once
 
 #include "innerq/record.cuh"
