@@ -113,13 +113,14 @@ __device__ __forceinline__ void attend_piece(const Launch<KeyCodes, ValueCodes> 
 
     const Team::Steps steps = team.steps<per_step>(last_chunk - first_chunk);
     RecordSource<per_step> source(task, segment, steps, begin, end, lane);
-    int asked_steps = 0, ahead[kStages];  // first blocks of the steps asked for
-    const auto ask_records = [&] {
-        const int step = asked_steps++, block = source.block(step);
+    int asked_steps = 0, ahead[kStages];    // first blocks of the steps asked for
+    const auto ask_step = [&](int block) {  // of the next step to ask for
+        const int step = asked_steps++;
 #pragma unroll
         for (int s = 1; s < kStages; ++s) ahead[s - 1] = ahead[s];
         ahead[kStages - 1] = block;
-        if (__builtin_expect(source.has_array(block), 1)) return ring.fill<per_step>(source.in_array(block));
+        if (__builtin_expect(source.has_array(block), 1))
+            return ring.fill<per_step>(source.in_array(block, layout.bytes));
         if (block >= end) return ring.skip();
         const unsigned first = source.paged_rows(step);
         if (first < kApart) return ring.fill<per_step>(record_at(task.params.cache, first));
@@ -127,6 +128,7 @@ __device__ __forceinline__ void attend_piece(const Launch<KeyCodes, ValueCodes> 
         source.find(step, block, rows);
         ring.fill(task.params.cache, rows);
     };
+    const auto ask_records = [&] { ask_step(source.block(asked_steps)); };
     const Window window(task, sequence, segment);
     int asked_chunk = first_chunk + team.member;
     Part asked_part = kKeys;
@@ -168,10 +170,11 @@ __device__ __forceinline__ void attend_piece(const Launch<KeyCodes, ValueCodes> 
 
     const ValueConstants<kTiles, ValueCodes> constants(launch.values, layout, lane, zero);
     const int last_tokens = sequence.last_tokens();
-    const int whole_end = min(end, sequence.blocks - (last_tokens < kGroup));
+    const int whole_end = uniform(  // once, not in every step
+        min(end, sequence.blocks - (last_tokens < kGroup)));
 #pragma unroll 1
     while (ahead[0] < end) {
-        const int block = ahead[0];
+        const int block = ahead[0], next = source.block(asked_steps);  // now, or the copy would wait for it
         const char *stage = ring.wait();
         if (per_step == 2 && block + 2 <= whole_end && ring.complete()) {
             attend_records<per_step, kShare>(launch.keys, launch.values, constants, query, stage, layout, kGroup, lane,
@@ -185,7 +188,7 @@ __device__ __forceinline__ void attend_piece(const Launch<KeyCodes, ValueCodes> 
                                               layout, block + r < whole_end ? kGroup : last_tokens, lane, state);
         }
         __syncwarp();
-        ask_records();
+        ask_step(next);
     }
     if (kShare == 2) state.fold();
 }

@@ -153,6 +153,21 @@ __device__ __forceinline__ void bulk_prefetch(const void *from, uint32_t bytes) 
     asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
 }
 
+// By one lane of a whole warp, without a branch: what the barrier is to expect, and bulk_copy.
+__device__ __forceinline__ void bulk_fill(uint32_t to, const void *from, uint32_t bytes, uint32_t barrier,
+                                          uint64_t policy) {
+    asm volatile(
+        "{\n"
+        ".reg .pred elected;\n"
+        "elect.sync _|elected, 0xffffffff;\n"
+        "@elected mbarrier.arrive.expect_tx.shared::cta.b64 _, [%3], %2;\n"
+        "@elected cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+        "[%0], [%1], %2, [%3], %4;\n"
+        "}\n" ::"r"(to),
+        "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
+        : "memory");
+}
+
 __device__ __forceinline__ void bulk_copy(uint32_t to, const void *from, uint32_t bytes, uint32_t barrier,
                                           uint64_t policy) {
     asm volatile(

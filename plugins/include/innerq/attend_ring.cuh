@@ -29,6 +29,7 @@ class Ring {
           record_bytes_(record_bytes),
           lane_(lane) {
 #if INNERQ_BULK_COPY
+        awaited_ = barriers_;
         policy_ = once ? evict_first_policy() : evict_unchanged_policy();
         if (lane == 0) {
 #pragma unroll
@@ -43,9 +44,13 @@ class Ring {
     template <int kCount>
     __device__ __forceinline__ void fill(const uint8_t *records) {
         const int stage = filled_++ % kStages;
-        begin(stage, kCount * record_bytes_);
+#if INNERQ_BULK_COPY
+        bulk_fill(shared_address(memory_ + stage * stage_bytes_), records, kCount * record_bytes_,
+                  barriers_ + 8 * stage, policy_);
+#else
         copy(stage, 0, records, kCount * record_bytes_);
         finish();
+#endif
     }
 
     // The same for the records of these rows; some may be missing.
@@ -87,7 +92,8 @@ class Ring {
     __device__ __forceinline__ const char *wait() {
         const int stage = used_ % kStages;
 #if INNERQ_BULK_COPY
-        barrier_wait(barriers_ + 8 * stage, (used_ / kStages) & 1);
+        barrier_wait(awaited_, parity_);
+        awaited_ = barriers_ + 8 * ((used_ + 1) % kStages), parity_ = (used_ + 1) / kStages & 1;
 #else
         copy_wait<kStages - 1>();
         __syncwarp();
@@ -133,6 +139,7 @@ class Ring {
     int missing_ = 0;
 #if INNERQ_BULK_COPY
     uint64_t policy_;
+    uint32_t awaited_, parity_ = 0;  // barrier of the oldest stage in use, worked out ahead
 #endif
 };
 

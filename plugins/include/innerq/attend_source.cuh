@@ -52,8 +52,8 @@ class RecordSource {
 
     // Whether a whole step from `block` on lies in the sequence's own array, at in_array(block).
     __device__ __forceinline__ bool has_array(int block) const { return block + kCount <= limit_; }
-    __device__ __forceinline__ const uint8_t *in_array(int block) const {
-        return block0_ + uint64_t{unsigned(block)} * static_cast<unsigned>(task_.params.cache.record_bytes);
+    __device__ __forceinline__ const uint8_t *in_array(int block, int record_bytes) const {
+        return block0_ + uint64_t{unsigned(block)} * static_cast<unsigned>(record_bytes);
     }
 
     // First row of step `step`, if its records lie in one page, else marked: steps in rising order, behind the array's.
