@@ -10,6 +10,7 @@ import torch
 from innerq_export import reference
 from innerq_export.integrations import calls
 from innerq_export.spec import MODES, PRESETS, CacheConfig
+from innerq_export.spec.layout import record_parts
 from tests.kernels.abi import prefill
 from tests.kernels.side_by_side import SideBySide, lengths
 
@@ -126,6 +127,30 @@ def test_the_tolerance_sees_faults(kernels, fault, with_prefill):
     faulty.expected, faulty.cache = pair.expected, pair.cache
     got, expected = attend_both(faulty, 3, 4, with_prefill=with_prefill)
     assert relative_error(got, expected) > 2e-3
+
+
+@pytest.mark.parametrize("fault", [None, "zeros"])
+@pytest.mark.parametrize("heads", [2, 8, 16])  # 1, 4 and 8 rows of a KV head
+@pytest.mark.parametrize("head_dim", [64, 128, 256])
+def test_zeros_of_hybrid(kernels, head_dim, heads, fault):
+    """Values far from zero, groups of both modes side by side: the zeros are nearly all of the output."""
+    pair = SideBySide(kernels, SMALL, head_dim=head_dim, batch=1)
+    value, far = pair.random(182, 12), torch.arange(head_dim) % 3 * 40.0 - 40.0
+    value = torch.where(far == 0, value.round().clamp(-1, 1), value + far)  # -1, 0 and 1 are symmetric codes
+    pair.append(pair.random(182, 11), value.to(pair.dtype))
+    scales, zeros = (part_of(pair, f"value_{what}") for what in ("scales", "zeros"))
+    asymmetric = torch.signbit(scales[..., :5, :])
+    assert asymmetric.any() and not asymmetric.all()
+    if fault == "zeros":
+        zeros[..., :5, :] *= 1.01
+    got, expected = attend_both(pair, 1, heads)
+    assert (relative_error(got, expected) > 2e-3) == (fault == "zeros")
+
+
+def part_of(pair: SideBySide, name: str) -> torch.Tensor:
+    """A part of all records as fp16 numbers, which can be written to."""
+    part = record_parts(pair.config, pair.shape[2])[name]
+    return pair.cache.blocks.view(torch.float16)[..., part.offset // 2 : (part.offset + part.size) // 2]
 
 
 @pytest.mark.parametrize("mode", MODES)
