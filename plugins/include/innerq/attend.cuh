@@ -125,7 +125,7 @@ __device__ __forceinline__ void attend_piece(const Launch<KeyCodes, ValueCodes> 
         const unsigned first = source.paged_rows(step);
         if (first < kApart) return ring.fill<per_step>(record_at(task.params.cache, first));
         unsigned rows[per_step];
-        source.find(step, block, rows);
+        source.find(step, block, first, rows);
         ring.fill(task.params.cache, rows);
     };
     const auto ask_records = [&] { ask_step(source.block(asked_steps)); };

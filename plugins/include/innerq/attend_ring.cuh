@@ -114,13 +114,13 @@ class Ring {
   private:
     __device__ __forceinline__ void begin(int stage, int bytes) {
 #if INNERQ_BULK_COPY
-        if (lane_ == 0) barrier_expect(barriers_ + 8 * stage, bytes);
+        barrier_expect(barriers_ + 8 * stage, bytes);
 #endif
     }
     __device__ __forceinline__ void copy(int stage, int at, const uint8_t *from, int bytes) {
         char *to = memory_ + stage * stage_bytes_ + at;
 #if INNERQ_BULK_COPY
-        if (lane_ == 0) bulk_copy(shared_address(to), from, bytes, barriers_ + 8 * stage, policy_);
+        bulk_copy(shared_address(to), from, bytes, barriers_ + 8 * stage, policy_);
 #else
         for (int o = 16 * lane_; o < bytes; o += 512) copy16(to + o, from + o);
 #endif

@@ -63,17 +63,17 @@ class RecordSource {
         return __shfl_sync(0xffffffffu, own_[0], step - (looked_up_ - 32));
     }
 
-    // Rows of a step for which neither has one for all.
-    __device__ __forceinline__ void find(int step, int block, unsigned (&rows)[kCount]) {
+    // Rows of a step for which neither has one for all. first: what paged_rows gave.
+    __device__ __forceinline__ void find(int step, int block, unsigned first, unsigned (&rows)[kCount]) {
         if (block0_ != nullptr) {
 #pragma unroll
             for (int r = 0; r < kCount; ++r)
                 rows[r] = block + r < end_ ? first_row(task_, segment_) + block + r : kBehindEnd;
             return;
         }
+        rows[0] = first < kBehindEnd ? first & ~kApart : first;
 #pragma unroll
-        for (int r = 0; r < kCount; ++r) rows[r] = __shfl_sync(0xffffffffu, own_[r], step - (looked_up_ - 32));
-        if (rows[0] < kBehindEnd) rows[0] &= ~kApart;
+        for (int r = 1; r < kCount; ++r) rows[r] = __shfl_sync(0xffffffffu, own_[r], step - (looked_up_ - 32));
     }
 
   private:
