@@ -9,7 +9,6 @@ a copy of a due block's rows, of the same run. Needs torch with CUDA.
 
 from __future__ import annotations
 
-import ctypes
 import statistics
 import sys
 from collections.abc import Callable
@@ -22,8 +21,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from innerq_export.bench.timing import events, replayed
-from innerq_export.integrations import structs as c
-from innerq_export.spec.config import CacheConfig
+from innerq_export.integrations import views
+from innerq_export.integrations.cache import PackedCache
+from innerq_export.integrations.library import Library
+from innerq_export.spec.config import KEY_NORMS, CacheConfig
 from innerq_export.spec.layout import record_parts
 
 MODES = ("symmetric", "symmetric_full", "asymmetric", "hybrid")
@@ -50,6 +51,14 @@ class Case:
     ties: bool = False  # numbers of few values: magnitudes meet
 
     @property
+    def config(self) -> CacheConfig:
+        """The cache's configuration."""
+        return CacheConfig(
+            key_bits=self.key[0], key_mode=MODES[self.key[1]], value_bits=self.value[0],
+            value_mode=MODES[self.value[1]], sink=self.sink, recent=self.recent, key_norm=KEY_NORMS[self.key_norm],
+        )  # fmt: skip
+
+    @property
     def blocks(self) -> int:
         """Room of a sequence in blocks."""
         return max(1, (max(self.past) + self.tokens - self.sink - self.recent) // 32)
@@ -67,11 +76,7 @@ class Call:
             x = torch.randn(shape, generator=generator, device=DEVICE)
             return ((x * 2).round() if case.ties else x).to(dtype)
 
-        config = CacheConfig(
-            key_bits=case.key[0], key_mode=MODES[case.key[1]], value_bits=case.value[0],
-            value_mode=MODES[case.value[1]], sink=case.sink, recent=case.recent,
-        )  # fmt: skip
-        words = sum(part.size for part in record_parts(config, d).values()) // 4
+        words = sum(part.size for part in record_parts(case.config, d).values()) // 4
         pages, per_page, self.table = batch, case.blocks, None
         if case.page_blocks:
             entries, per_page = -(-case.blocks // case.page_blocks), case.page_blocks
@@ -84,42 +89,22 @@ class Call:
         self.key, self.value = (normal(batch, heads, case.tokens, d) for _ in range(2))
         self.past = past if past is not None else torch.tensor(case.past, dtype=torch.int32, device=DEVICE)
         self.flags = torch.zeros(1 << 15, dtype=torch.int32, device=DEVICE)
-        self.structs(case, pages)
-
-    def structs(self, case: Case, pages: int) -> None:
-        """Fill the C structs once."""
-        self.config = c.Config(
-            spec_version=1, head_dim=case.head_dim, key_bits=case.key[0], key_mode=case.key[1],
-            value_bits=case.value[0], value_mode=case.value[1], group_size=32, sink=case.sink,
-            recent=case.recent, key_norm=case.key_norm, activation=int(case.bf16),
-        )  # fmt: skip
-        self.cache = c.Cache(
-            batch=len(case.past), kv_heads=case.kv_heads, capacity_blocks=case.blocks,
-            window_B2HkvWD=self.window.data_ptr(), blocks=self.records.data_ptr(),
-            key_norm_BHkvD=None if case.key_norm else self.lam.data_ptr(), flags=self.flags.data_ptr(),
-            block_table=self.table.data_ptr() if self.table is not None else None, page_blocks=case.page_blocks,
-            pages=pages if case.page_blocks else 0,
-        )  # fmt: skip
-        self.args = c.AppendArgs(
-            tokens=case.tokens, key_BHkvSD=c.Tokens(self.key.data_ptr(), 0, 0, 0),
-            value_BHkvSD=c.Tokens(self.value.data_ptr(), 0, 0, 0), past_length_B=self.past.data_ptr(),
-            new_length_B=None,
-        )  # fmt: skip
+        packed = PackedCache(case.config, self.window, self.lam, self.records, self.flags, self.table)
+        self.config, self.cache = views.config_view(packed), views.cache_view(packed)
+        self.args = views.append_view(self.key, self.value, self.past, None)
 
 
 class Append:
     """innerq_append of a library."""
 
     def __init__(self, path: str):
-        self.name, self.lib = Path(path).stem, ctypes.CDLL(path)
-        self.lib.innerq_last_message.restype = ctypes.c_char_p
-        self.lib.innerq_append.argtypes = c.FUNCTIONS["innerq_append"]
+        self.name, self.lib = Path(path).stem, Library(Path(path))
+        self.launch = self.lib.function("innerq_append")
 
     def __call__(self, call: Call) -> None:
         """Launch."""
         stream = torch.cuda.current_stream().cuda_stream
-        status = self.lib.innerq_append(call.config, call.cache, call.args, None, 0, stream)
-        assert status == 0, self.lib.innerq_last_message()
+        self.lib.check("innerq_append", self.launch(call.config, call.cache, call.args, None, 0, stream))
 
 
 def cases() -> dict[str, Case]:

@@ -7,7 +7,6 @@ spec/layout.py. time, more: "ev" (medians of event pairs, queue kept full, input
 
 from __future__ import annotations
 
-import ctypes
 import math
 import statistics
 import sys
@@ -20,7 +19,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from innerq_export.bench.timing import copy_bandwidth, events, replayed
-from innerq_export.integrations import structs as c
+from innerq_export.errors import UserError
+from innerq_export.integrations import views
+from innerq_export.integrations.cache import PackedCache
+from innerq_export.integrations.library import Library
 from innerq_export.spec.config import CacheConfig
 from innerq_export.spec.layout import code_bits, key_scale_places, record_parts, value_scale_places
 
@@ -102,34 +104,17 @@ class Call:
         self.new_value, self.out = normal(batch, heads, s, d), torch.full_like(self.query, float("nan"))
         self.past = torch.tensor(case.past, dtype=torch.int32, device=DEVICE)
         self.fresh = torch.tensor(case.fresh or [s] * batch, dtype=torch.int32, device=DEVICE)
-        self.structs(pages)
+        self.flags = torch.zeros(1, dtype=torch.int32, device=DEVICE)
+        packed = PackedCache(case.config, self.window, self.lam, self.records, self.flags, self.table)
+        self.config, self.cache = views.config_view(packed), views.cache_view(packed)
+        self.args = views.attend_view(
+            self.query, self.key, self.new_value, self.out, self.past, self.fresh, workspace_is_clean=True
+        )
 
     def halves(self, name: str) -> Tensor:
         """A part of all records as fp16 numbers."""
         part = self.parts[name]
         return self.records.view(torch.float16)[..., part.offset // 2 : (part.offset + part.size) // 2]
-
-    def structs(self, pages: int) -> None:
-        """Fill the C structs once."""
-        case, strides = self.case, (0, 0, 0)
-        self.config = c.Config(
-            spec_version=1, head_dim=case.head_dim, key_bits=case.key[0], key_mode=case.key[1],
-            value_bits=case.value[0], value_mode=case.value[1], group_size=32, sink=case.sink,
-            recent=case.recent, key_norm=0, activation=int(case.bf16),
-        )  # fmt: skip
-        self.cache = c.Cache(
-            batch=len(case.past), kv_heads=case.kv_heads, capacity_blocks=case.blocks,
-            window_B2HkvWD=self.window.data_ptr(), blocks=self.records.data_ptr(), key_norm_BHkvD=self.lam.data_ptr(),
-            block_table=self.table.data_ptr() if self.table is not None else None, page_blocks=case.page_blocks,
-            pages=pages if case.page_blocks else 0,
-        )  # fmt: skip
-        self.args = c.AttendArgs(
-            query_heads=case.kv_heads * case.group, tokens=case.tokens,
-            query_BHqSD=c.Tokens(self.query.data_ptr(), *strides), key_BHkvSD=c.Tokens(self.key.data_ptr(), *strides),
-            value_BHkvSD=c.Tokens(self.new_value.data_ptr(), *strides),
-            out_BHqSD=c.Tokens(self.out.data_ptr(), *strides), past_length_B=self.past.data_ptr(),
-            new_length_B=self.fresh.data_ptr(), scale=0.0, workspace_is_clean=1,
-        )  # fmt: skip
 
     @property
     def bytes(self) -> int:
@@ -146,10 +131,8 @@ class Attend:
     """innerq_attend of a library, with a workspace that was poisoned but for its counters."""
 
     def __init__(self, path: str):
-        self.lib = ctypes.CDLL(path)
-        self.lib.innerq_last_message.restype = ctypes.c_char_p
-        for name in ("innerq_attend", "innerq_attend_workspace_bytes"):
-            getattr(self.lib, name).argtypes = c.FUNCTIONS[name]
+        self.lib = Library(Path(path))
+        self.launch = self.lib.function("innerq_attend")
         self.workspace = torch.zeros(64 << 20, dtype=torch.uint8, device=DEVICE)
 
     def counters(self, call: Call) -> Tensor:
@@ -167,10 +150,8 @@ class Attend:
     def __call__(self, call: Call) -> None:
         """Launch."""
         stream = torch.cuda.current_stream().cuda_stream
-        status = self.lib.innerq_attend(
-            call.config, call.cache, call.args, self.workspace.data_ptr(), self.workspace.numel(), stream
-        )
-        assert status == 0, self.lib.innerq_last_message()
+        workspace = self.workspace.data_ptr(), self.workspace.numel()
+        self.lib.check("innerq_attend", self.launch(call.config, call.cache, call.args, *workspace, stream))
 
 
 def attend64(call: Call, only: list[tuple[int, int]] | None = None) -> dict[tuple[int, int], Tensor]:
@@ -293,7 +274,7 @@ def check(lib: Attend) -> None:
     for name, case in cases().items():
         try:
             error = error_of(lib, case)
-        except AssertionError as refused:
+        except UserError as refused:
             print(f"skip {name} {refused}")
             continue
         worst = max(worst, error)
@@ -359,7 +340,7 @@ def clock(libs: list[Attend], shapes: dict[str, tuple[float, Case]]) -> None:
         for i, lib in enumerate(libs):
             try:
                 error = error_of(lib, case, [(0, 0), last])
-            except AssertionError as refused:
+            except UserError as refused:
                 print(f"{name:18} #{i} {refused}")
                 continue
             ev, gr = times(lib, calls)
