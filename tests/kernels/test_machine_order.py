@@ -6,10 +6,12 @@ nvcc 13.0 does move a read-only load ahead of that wait where other work stands 
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 
 import pytest
+
+from innerq_export.integrations.resolve import candidates
+from innerq_export.integrations.toolchain import DEFAULT_CUDA, find_tool
 
 INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,5}\*/\s+(?:@!?U?P\w+ +)?([A-Z][A-Z0-9_.]*)")
 ACCESSES = ("LDG", "STG", "RED", "ATOM", "LD.", "ST.", "UBLK", "LDGSTS")
@@ -46,13 +48,15 @@ def test_the_order_is_seen(order, expected):
     }
 
 
-@pytest.mark.gpu
-def test_every_kernel_of_the_library_waits_first(gpu_kernels):
-    if shutil.which("cuobjdump") is None:
+def test_every_kernel_of_the_library_waits_first():
+    library = next((place.path for place in candidates("cuda") if place.path.is_file()), None)
+    if library is None:
+        pytest.skip("needs a library that was built with nvcc (innerq-export plugin build --arch 90)")
+    cuobjdump = find_tool("cuobjdump", DEFAULT_CUDA / "bin" / "cuobjdump")
+    if cuobjdump is None:
         pytest.skip("needs cuobjdump")
-    listing = subprocess.run(
-        ["cuobjdump", "-sass", gpu_kernels.library.path], capture_output=True, text=True, check=True
-    )
-    found = hasty(listing.stdout)
-    assert len(found) > 40, "kernels not recognised"
+    listing = subprocess.run([cuobjdump, "-sass", library], capture_output=True, text=True, check=True).stdout
+    found = hasty(listing)
+    if "code for sm_9" in listing:
+        assert len(found) > 40, "kernels not recognised"
     assert not [name for name, is_hasty in found.items() if is_hasty]
