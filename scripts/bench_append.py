@@ -24,10 +24,8 @@ from innerq_export.bench.timing import events, replayed
 from innerq_export.integrations import views
 from innerq_export.integrations.cache import PackedCache
 from innerq_export.integrations.library import Library
-from innerq_export.spec.config import KEY_NORMS, CacheConfig
-from innerq_export.spec.layout import record_parts
+from innerq_export.spec import KEY_NORMS, MODES, CacheConfig, record_bytes
 
-MODES = ("symmetric", "symmetric_full", "asymmetric", "hybrid")
 DEVICE = "cuda"
 SETS = 256  # caches that a timing rotates through: each launch touches 1.3 MB of one of them
 ROUNDS = 5
@@ -76,7 +74,7 @@ class Call:
             x = torch.randn(shape, generator=generator, device=DEVICE)
             return ((x * 2).round() if case.ties else x).to(dtype)
 
-        words = sum(part.size for part in record_parts(case.config, d).values()) // 4
+        words = record_bytes(case.config, d) // 4
         pages, per_page, self.table = batch, case.blocks, None
         if case.page_blocks:
             entries, per_page = -(-case.blocks // case.page_blocks), case.page_blocks

@@ -1,7 +1,7 @@
 """Check and clock of innerq_attend, builds side by side: `bench_attend.py LIBRARY... [check] [time] [more]`.
 
-check: random records (any bits are codes), lengths around every boundary, all modes, against fp64 from the tables of
-spec/layout.py. time, more: "ev" (medians of event pairs, queue kept full, inputs and outputs rotated over 400 MB) and
+check: random records (any bits are codes), lengths around every boundary, all modes, against the fp64 of
+bench/oracle.py. time, more: "ev" (medians of event pairs, queue kept full, inputs and outputs rotated over 400 MB) and
 "graph" (launches replayed, rotated). Users run `innerq-export bench kernels`. Needs torch with CUDA.
 """
 
@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from innerq_export.bench.oracle import history64, rows64
 from innerq_export.bench.timing import copy_bandwidth, events, replayed
 from innerq_export.errors import UserError
 from innerq_export.integrations import views
 from innerq_export.integrations.cache import PackedCache
 from innerq_export.integrations.library import Library
-from innerq_export.spec.config import CacheConfig
-from innerq_export.spec.layout import code_bits, key_scale_places, record_parts, value_scale_places
+from innerq_export.spec import MODES, CacheConfig, record_bytes
+from innerq_export.spec.layout import record_parts
 
-MODES = ("symmetric", "symmetric_full", "asymmetric", "hybrid")
 DEVICE = "cuda"
 TOLERANCE = {False: 2e-3, True: 2e-3 + 2**-7 / 12**0.5}  # by bf16, whose rounding of the output comes on top
 
@@ -77,7 +77,7 @@ class Call:
             return torch.randn(shape, generator=generator, device=DEVICE, dtype=torch.float32).to(dtype)
 
         self.parts = record_parts(case.config, d)
-        words = sum(part.size for part in self.parts.values()) // 4
+        words = record_bytes(case.config, d) // 4
         pages, per_page = batch, case.blocks
         self.table = None
         if case.page_blocks:
@@ -105,16 +105,15 @@ class Call:
         self.past = torch.tensor(case.past, dtype=torch.int32, device=DEVICE)
         self.fresh = torch.tensor(case.fresh or [s] * batch, dtype=torch.int32, device=DEVICE)
         self.flags = torch.zeros(1, dtype=torch.int32, device=DEVICE)
-        packed = PackedCache(case.config, self.window, self.lam, self.records, self.flags, self.table)
-        self.config, self.cache = views.config_view(packed), views.cache_view(packed)
+        self.packed = PackedCache(case.config, self.window, self.lam, self.records, self.flags, self.table)
+        self.config, self.cache = views.config_view(self.packed), views.cache_view(self.packed)
         self.args = views.attend_view(
             self.query, self.key, self.new_value, self.out, self.past, self.fresh, workspace_is_clean=True
         )
 
     def halves(self, name: str) -> Tensor:
         """A part of all records as fp16 numbers."""
-        part = self.parts[name]
-        return self.records.view(torch.float16)[..., part.offset // 2 : (part.offset + part.size) // 2]
+        return self.records.view(torch.float16)[..., self.parts[name].among(2)]
 
     @property
     def bytes(self) -> int:
@@ -158,61 +157,18 @@ def attend64(call: Call, only: list[tuple[int, int]] | None = None) -> dict[tupl
     """Return out [group, S, D] in fp64 of the (sequence, KV head) pairs asked for."""
     case, result = call.case, {}
     for b, h in only or product(range(len(case.past)), range(case.kv_heads)):
-        fresh, past, d = int(call.fresh[b]), case.past[b], case.head_dim
-        query = call.query[b, h * case.group : (h + 1) * case.group, :fresh].double()
-        held, ring = past + fresh, case.recent + 32
-        blocks = min(max(0, (held - case.sink - case.recent) // 32), case.blocks) if fresh else 0
-        key, value = dequantise64(call, b, h, blocks)
-        token = torch.arange(past, device=DEVICE)
-        quantised = (token >= case.sink) & (token < case.sink + 32 * blocks)
-        slot = torch.where(token < case.sink, token, case.sink + (token - case.sink) % ring)
-        keys, values = call.window[b, 0, h, slot].double(), call.window[b, 1, h, slot].double()
-        seen = int(quantised.sum())
-        keys[quantised], values[quantised] = key[:seen], value[:seen]
-        keys = torch.cat([keys, call.key[b, h, :fresh].double()])
-        values = torch.cat([values, call.new_value[b, h, :fresh].double()])
-        score = query @ keys.T / d**0.5
-        limit = past + torch.arange(fresh, device=DEVICE)
-        score.masked_fill_(torch.arange(held, device=DEVICE)[None, None] > limit[None, :, None], float("-inf"))
-        out = torch.zeros((case.group, case.tokens, d), dtype=torch.float64, device=DEVICE)
-        out[:, :fresh] = score.softmax(-1) @ values
+        past, fresh = case.past[b], int(call.fresh[b])
+        out = torch.zeros((case.group, case.tokens, case.head_dim), dtype=torch.float64, device=DEVICE)
+        if fresh:
+            held = history64(call.packed, b, past, fresh, slice(h, h + 1))
+            key, value = (
+                torch.cat([old, new[b, h : h + 1, :fresh].double()], dim=1)
+                for old, new in zip(held, (call.key, call.new_value), strict=True)
+            )
+            seen = past + 1 + torch.arange(fresh, device=DEVICE)
+            out[:, :fresh] = rows64(call.query[b, h * case.group : (h + 1) * case.group, :fresh], key, value, seen)
         result[b, h] = out
     return result
-
-
-def dequantise64(call: Call, b: int, h: int, blocks: int) -> tuple[Tensor, Tensor]:
-    """Return keys (times lambda) and values [32 blocks, D] in fp64."""
-    case, d = call.case, call.case.head_dim
-    index = torch.arange(blocks, device=DEVICE)
-    if call.table is None:
-        records = call.records[b, h, :blocks]
-    else:
-        records = call.records[call.table[b].long()[index // case.page_blocks], h, index % case.page_blocks]
-    numbers = {}
-    for kind, bits in (("key", case.key[0]), ("value", case.value[0])):
-        part = call.parts[f"{kind}_codes"]
-        words = records[:, part.offset // 4 : (part.offset + part.size) // 4]
-        code = torch.zeros((blocks, 32, d), dtype=torch.int32, device=DEVICE)
-        for i, places in enumerate(torch.as_tensor(code_bits(kind, bits, d), device=DEVICE)):
-            code |= ((words[:, places >> 5] >> (places & 31).int()) & 1) << i
-        numbers[kind] = code.double()
-        for what in ("scales", "zeros"):
-            if (place := call.parts.get(f"{kind}_{what}")) is not None:
-                tables = torch.as_tensor((key_scale_places if kind == "key" else value_scale_places)(d), device=DEVICE)
-                halves = records.view(torch.float16)[:, place.offset // 2 : (place.offset + place.size) // 2]
-                spread = halves[:, tables].double()
-                numbers[kind + what] = spread.repeat_interleave(32, -1) if kind == "key" else spread[:, None]
-    key = values64(numbers["key"], numbers["keyscales"], numbers.get("keyzeros"), *case.key)
-    value = values64(numbers["value"], numbers["valuescales"], numbers.get("valuezeros"), *case.value)
-    return (key * call.lam[b, h].double()).reshape(-1, d), value.reshape(-1, d)
-
-
-def values64(code: Tensor, scale: Tensor, zero: Tensor | None, bits: int, mode: int) -> Tensor:
-    """SPEC section 4 backwards, for stored (offset) codes."""
-    symmetric = (code - 2 ** (bits - 1)) * scale
-    if zero is None:
-        return symmetric
-    return code * scale + zero if mode == 2 else torch.where(scale < 0, code * -scale + zero, symmetric)
 
 
 def error_of(lib: Attend, case: Case, only: list[tuple[int, int]] | None = None, seed: int = 0) -> float:

@@ -71,7 +71,7 @@ def fill_records(config: CacheConfig, blocks: Tensor, head_dim: int, generator: 
         kind, _, what = name.partition("_")
         if what == "codes":
             continue
-        place = halves[..., part.offset // 2 : (part.offset + part.size) // 2]
+        place = halves[..., part.among(2)]
         numbers = torch.empty(place.shape, dtype=torch.float16, device=place.device)
         bits, mode = (config.key_bits, config.key_mode) if kind == "key" else (config.value_bits, config.value_mode)
         if what == "zeros":
@@ -86,5 +86,4 @@ def fill_records(config: CacheConfig, blocks: Tensor, head_dim: int, generator: 
 
 
 def _scales(halves: Tensor, config: CacheConfig, head_dim: int, kind: str) -> Tensor:
-    part = record_parts(config, head_dim)[f"{kind}_scales"]
-    return halves[..., part.offset // 2 : (part.offset + part.size) // 2]
+    return halves[..., record_parts(config, head_dim)[f"{kind}_scales"].among(2)]

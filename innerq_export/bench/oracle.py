@@ -74,13 +74,13 @@ def dequantise64(config: CacheConfig, records_HkvNw: Tensor, head_dim: int) -> t
     for name, part in record_parts(config, head_dim).items():
         kind, _, what = name.partition("_")
         if what == "codes":
-            words = records_HkvNw[..., part.offset // 4 : (part.offset + part.size) // 4]
+            words = records_HkvNw[..., part.among(4)]
             bits = config.key_bits if kind == "key" else config.value_bits
             numbers[name] = _codes(words, kind, bits, head_dim)
         else:
             places = key_scale_places(head_dim) if kind == "key" else value_scale_places(head_dim)
             index = torch.as_tensor(places, device=halves.device)
-            numbers[name] = halves[..., part.offset // 2 : (part.offset + part.size) // 2][..., index].double()
+            numbers[name] = halves[..., part.among(2)][..., index].double()
     key_groups = numbers["key_codes"].unflatten(-1, (-1, GROUP_SIZE))
     key = _values(key_groups, numbers["key_scales"][..., None], _zero(numbers, "key"), config.key_bits, config.key_mode)
     scale, zero = numbers["value_scales"][..., None, :], _zero(numbers, "value")

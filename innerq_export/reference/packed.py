@@ -20,7 +20,7 @@ def pack(config: CacheConfig, blocks: Blocks) -> Tensor:
     leading = blocks.key_codes_BHkvN32D.shape[:3]
     records = np.zeros((*leading, record_bytes(config, head_dim)), dtype=np.uint8)
     for name, part in record_parts(config, head_dim).items():
-        place = records[..., part.offset : part.offset + part.size]
+        place = records[..., part.among(1)]
         place[...] = _pack_part(config, name, tensors[name].numpy(), part.size)
     return torch.from_numpy(records.view(np.int32))
 
@@ -34,7 +34,7 @@ def unpack(config: CacheConfig, records_BHkvNw: Tensor, head_dim: int) -> Blocks
     data = records_BHkvNw.contiguous().numpy().view(np.uint8)
     tensors = {}
     for name, part in record_parts(config, head_dim).items():
-        bytes_ = np.ascontiguousarray(data[..., part.offset : part.offset + part.size])
+        bytes_ = np.ascontiguousarray(data[..., part.among(1)])
         tensors[name] = torch.from_numpy(_unpack_part(config, name, bytes_, head_dim))
     return Blocks.of(tensors)
 

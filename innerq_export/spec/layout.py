@@ -26,6 +26,10 @@ class Part:
     offset: int
     size: int
 
+    def among(self, item_bytes: int) -> slice:
+        """Return its place in a record that is read as items of `item_bytes` bytes (codes: words of 4, numbers: 2)."""
+        return slice(self.offset // item_bytes, (self.offset + self.size) // item_bytes)
+
 
 def record_parts(config: CacheConfig, head_dim: int) -> dict[str, Part]:
     """Return the parts that a record has, in order, by the short names of the op table."""
