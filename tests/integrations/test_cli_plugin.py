@@ -5,14 +5,14 @@ import json
 from click.testing import CliRunner
 
 from innerq_export.cli.plugin import command
-from innerq_export.integrations import resolve
+from tests.host_library import host_folder
 
 
 def test_host_build_as_json(host_library):
-    folder = str(resolve.BUILD_DIR.with_name("host"))
-    result = CliRunner().invoke(
-        command, ["build", "--host-only", "--build-dir", folder, "--format", "json", "--jobs", "2"]
-    )
+    with host_folder() as folder:
+        result = CliRunner().invoke(
+            command, ["build", "--host-only", "--build-dir", str(folder), "--format", "json", "--jobs", "2"]
+        )
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
     assert told["architectures"] == "host"
